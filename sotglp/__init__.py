@@ -1,0 +1,26 @@
+"""SOT-GLP in pure PyTorch: local-global prompt learning of a frozen CLIP via sparse optimal transport."""
+
+from sotglp.backbones import load_clip
+from sotglp.clip import CLIP
+from sotglp.loss import draw_prompts, sotglp_loss
+from sotglp.model import SOTGLP, Match
+from sotglp.prompts import Prompts, context_from_text
+from sotglp.scores import gl_mcm, l_mcm, mcm, predict
+from sotglp.transport import transport_plan
+
+__version__ = "0.1.0"
+__all__ = [
+    "CLIP",
+    "SOTGLP",
+    "Match",
+    "Prompts",
+    "context_from_text",
+    "draw_prompts",
+    "gl_mcm",
+    "l_mcm",
+    "load_clip",
+    "mcm",
+    "predict",
+    "sotglp_loss",
+    "transport_plan",
+]

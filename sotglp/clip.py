@@ -1,0 +1,257 @@
+"""CLIP's two transformer towers (Radford et al., arXiv 2103.00020), with what local prompt learning asks of them.
+
+The image tower gives the class token and, beside it, one token per patch from value-value attention
+(CLIP-Surgery, arXiv 2304.05653) in the same pass. The text tower takes embeddings, so that learned contexts
+can stand where words would. Parameters carry OpenAI's names: ``state_dict`` is an OpenAI checkpoint.
+
+Letters: B images, P patches, L text positions, W width of a tower, D joint dimension.
+"""
+
+from collections import OrderedDict
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
+PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class QuickGELU(nn.Module):
+    """x sigmoid(1.702 x), the approximation of GELU that OpenAI's checkpoints were trained with."""
+
+    def forward(self, x):
+        return F.silu(1.702 * x) / 1.702  # the same, but the backward pass keeps one tensor instead of two
+
+
+class Attention(nn.Module):
+    """Multi-head attention whose projections can be used one by one (parameters as in ``nn.MultiheadAttention``)."""
+
+    def __init__(self, width, heads):
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+
+    def project(self, x, queries):
+        """Queries (B, heads, Q, W/heads) of ``queries`` (B, Q, W); keys and values of ``x`` (B, L, W) alike."""
+        w_q, w_kv = self.in_proj_weight.tensor_split([x.shape[-1]])
+        b_q, b_kv = self.in_proj_bias.tensor_split([x.shape[-1]])
+        q = F.linear(queries, w_q, b_q)
+        k, v = F.linear(x, w_kv, b_kv).chunk(2, dim=-1)
+        return [t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v)]
+
+    def attend(self, q, k, v, **mask):
+        """softmax(q k^T / sqrt(W/heads)) v per head, then the output projection: (B, Q, W)."""
+        mixed = F.scaled_dot_product_attention(q, k, v, **mask)
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """A pre-norm residual block; its caller composes the stages, since the towers read different parts of it."""
+
+    def __init__(self, width, heads, mlp_width, act):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(width)
+        self.attn = Attention(width, heads)
+        self.ln_2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            OrderedDict(c_fc=nn.Linear(width, mlp_width), gelu=act(), c_proj=nn.Linear(mlp_width, width))
+        )
+
+    def add_mlp(self, x):
+        return x + self.mlp(self.ln_2(x))
+
+
+class Transformer(nn.Module):
+    def __init__(self, width, layers, heads, mlp_width, act):
+        super().__init__()
+        self.resblocks = nn.ModuleList(Block(width, heads, mlp_width, act) for _ in range(layers))
+
+
+class ImageTower(nn.Module):
+    """Vision transformer: (B, 3, S, S) images to the class token and, if asked for, V-V patch tokens."""
+
+    def __init__(self, image_size, patch_size, width, layers, heads, mlp_width, embed_dim, act):
+        super().__init__()
+        self.image_size = image_size
+        self.conv1 = nn.Conv2d(3, width, patch_size, stride=patch_size, bias=False)
+        self.class_embedding = nn.Parameter(torch.empty(width))
+        self.positional_embedding = nn.Parameter(torch.empty((image_size // patch_size) ** 2 + 1, width))
+        self.ln_pre = nn.LayerNorm(width)
+        self.transformer = Transformer(width, layers, heads, mlp_width, act)
+        self.ln_post = nn.LayerNorm(width)
+        self.proj = nn.Parameter(torch.empty(width, embed_dim))
+
+    def forward(self, images, local=True):
+        """Class token (B, W) and, with ``local``, V-V patch tokens (B, P, W), both after ln_post, before proj.
+
+        Raises ValueError for images of another size than the positional embeddings'.
+        """
+        return self.encode(self.embed(images), local)
+
+    def embed(self, images):
+        """Tokens (B, 1 + P, W): the class token and the patches, with their positions."""
+        if images.shape[-2:] != (self.image_size, self.image_size):
+            size = (self.image_size, self.image_size)
+            raise ValueError(f"images are {tuple(images.shape[-2:])} pixels, but this CLIP takes {size}")
+        patches = self.conv1(images).flatten(2).transpose(1, 2)
+        class_token = self.class_embedding.expand(len(images), 1, -1)
+        return torch.cat([class_token, patches], dim=1) + self.positional_embedding
+
+    def encode(self, tokens, local=True):
+        """``forward`` from embedded tokens (B, 1 + P, W) on.
+
+        The V-V stream r stands beside the standard one x, which it never touches: r gains
+        softmax(v v^T) v of each block and passes no MLP. In the first block r starts from x plus the standard
+        attention, as in the authors' implementation. r has no class token: nothing reads it.
+        """
+        x, r = self.ln_pre(tokens), None
+        blocks = self.transformer.resblocks
+        for i, block in enumerate(blocks):
+            first, last = i == 0, i == len(blocks) - 1
+            # Of the last block only the class token is read, unless r takes its standard attention.
+            rows = slice(0, 1) if last and not (first and local) else slice(None)
+            h = block.ln_1(x)
+            q, k, v = block.attn.project(h, h[:, rows])
+            standard = block.attn.attend(q, k, v)
+            if local:
+                vv = block.attn.attend(v[:, :, 1:], v, v)
+                r = x[:, 1:] + standard[:, 1:] + vv if first else r + vv
+            x = block.add_mlp(x[:, rows] + standard)
+        return self.ln_post(x[:, 0]), self.ln_post(r) if local else None
+
+
+class CLIP(nn.Module):
+    """Both towers. Heads default to one per 64 channels, the MLP to four times the width: OpenAI's rule."""
+
+    def __init__(
+        self,
+        embed_dim,
+        image_size,
+        patch_size,
+        vision_width,
+        vision_layers,
+        text_width,
+        text_layers,
+        context_length=77,
+        vocab_size=49408,
+        vision_heads=None,
+        text_heads=None,
+        vision_mlp=None,
+        text_mlp=None,
+        act=QuickGELU,
+    ):
+        super().__init__()
+        self.visual = ImageTower(
+            image_size,
+            patch_size,
+            vision_width,
+            vision_layers,
+            vision_heads or max(vision_width // 64, 1),
+            vision_mlp or 4 * vision_width,
+            embed_dim,
+            act,
+        )
+        self.token_embedding = nn.Embedding(vocab_size, text_width)
+        self.positional_embedding = nn.Parameter(torch.empty(context_length, text_width))
+        self.transformer = Transformer(
+            text_width, text_layers, text_heads or max(text_width // 64, 1), text_mlp or 4 * text_width, act
+        )
+        self.ln_final = nn.LayerNorm(text_width)
+        self.text_projection = nn.Parameter(torch.empty(text_width, embed_dim))
+        self.logit_scale = nn.Parameter(torch.empty(()))
+        # What the pixels were normalised with in pretraining, and which BPE pieces it saw (None: all).
+        self.pixel_mean, self.pixel_std = PIXEL_MEAN, PIXEL_STD
+        self.known_tokens = None
+        self.init_weights()
+
+    @classmethod
+    def from_state_dict(cls, state, **options):
+        """The CLIP whose sizes are those of an OpenAI-format state dict, in float32, frozen, ready for use.
+
+        ``options`` (heads, activation) are what shapes do not tell. Raises ValueError if ``state`` is not that of a
+        plain CLIP with a vision transformer.
+        """
+        try:
+            conv, width = state["visual.conv1.weight"], state["visual.class_embedding"].shape[0]
+            sizes = dict(
+                embed_dim=state["text_projection"].shape[1],
+                image_size=round((len(state["visual.positional_embedding"]) - 1) ** 0.5) * conv.shape[-1],
+                patch_size=conv.shape[-1],
+                vision_width=width,
+                vision_layers=_count_blocks(state, "visual.transformer."),
+                text_width=state["token_embedding.weight"].shape[1],
+                text_layers=_count_blocks(state, "transformer."),
+                context_length=len(state["positional_embedding"]),
+                vocab_size=len(state["token_embedding.weight"]),
+                vision_mlp=len(state["visual.transformer.resblocks.0.mlp.c_fc.weight"]),
+                text_mlp=len(state["transformer.resblocks.0.mlp.c_fc.weight"]),
+            )
+            with torch.device("meta"):
+                clip = cls(**sizes, **options)
+            clip.load_state_dict({k: v.float() for k, v in state.items()}, assign=True)
+        except (KeyError, RuntimeError) as error:
+            what = "a ResNet" if "visual.layer1.0.conv1.weight" in state else str(error).splitlines()[-1].strip()
+            raise ValueError(
+                f"these weights are not a plain CLIP with a vision transformer ({what}): "
+                "patch features need one, such as ViT-B/16"
+            ) from error
+        return clip.requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def init_weights(self):
+        """Random weights at the scales CLIP's pretraining starts from."""
+        for tower in (self.visual.transformer, self.transformer):
+            width, layers = tower.resblocks[0].ln_1.weight.shape[0], len(tower.resblocks)
+            for block in tower.resblocks:
+                block.attn.in_proj_weight.normal_(std=width**-0.5)
+                block.attn.out_proj.weight.normal_(std=width**-0.5 * (2 * layers) ** -0.5)
+                block.mlp.c_fc.weight.normal_(std=(2 * width) ** -0.5)
+                block.mlp.c_proj.weight.normal_(std=width**-0.5 * (2 * layers) ** -0.5)
+        for parameter in (self.visual.class_embedding, self.visual.positional_embedding, self.visual.proj):
+            parameter.normal_(std=len(self.visual.class_embedding) ** -0.5)
+        self.token_embedding.weight.normal_(std=0.02)
+        self.positional_embedding.normal_(std=0.01)
+        self.text_projection.normal_(std=len(self.text_projection) ** -0.5)
+        self.logit_scale.fill_(1 / 0.07).log_()
+
+    def check_pixels(self, size, mean, std):
+        """Raise ValueError unless images are resized and normalised as this CLIP was pretrained."""
+        ours = ((self.visual.image_size,) * 2, self.pixel_mean, self.pixel_std)
+        for key, got, wanted in zip(("SIZE", "PIXEL_MEAN", "PIXEL_STD"), (size, mean, std), ours, strict=True):
+            if len(got) != len(wanted) or any(abs(a - b) > 1e-3 for a, b in zip(got, wanted, strict=True)):
+                raise ValueError(f"INPUT.{key} is {tuple(got)}, but this CLIP was pretrained with {tuple(wanted)}")
+
+    def encode_image(self, images):
+        """CLIP's image feature, (B, 3, S, S) -> (B, D), before normalisation."""
+        return self.visual(images, local=False)[0] @ self.visual.proj
+
+    def encode_text(self, token_ids):
+        """CLIP's text feature, (B, L) BPE ids -> (B, D), before normalisation."""
+        return self.encode_prompts(self.token_embedding(token_ids), token_ids.argmax(dim=-1))
+
+    def encode_prompts(self, embeddings, eot):
+        """Text features of embedded prompts.
+
+        embeddings (B, L, W) without positions; eot (B,) index of each prompt's EOT. Returns (B, D) before
+        normalisation. Attention is causal, so positions after an EOT cannot reach it: none after the last EOT
+        is run, and of the last block only the EOT rows are.
+        """
+        length = int(eot.max()) + 1
+        x = embeddings[:, :length] + self.positional_embedding[:length]
+        ends = eot[:, None, None].expand(-1, 1, x.shape[-1])
+        blocks = self.transformer.resblocks
+        for block in blocks[:-1]:
+            h = block.ln_1(x)
+            x = block.add_mlp(x + block.attn.attend(*block.attn.project(h, h), is_causal=True))
+        h = blocks[-1].ln_1(x)
+        visible = torch.arange(length, device=eot.device) <= eot[:, None, None, None]
+        attended = blocks[-1].attn.attend(*blocks[-1].attn.project(h, h.gather(1, ends)), attn_mask=visible)
+        x = blocks[-1].add_mlp(x.gather(1, ends) + attended)
+        return self.ln_final(x[:, 0]) @ self.text_projection
+
+
+def _count_blocks(state, prefix):
+    return len({k.split(".")[prefix.count(".") + 1] for k in state if k.startswith(prefix + "resblocks.")})

@@ -1,0 +1,21 @@
+"""The training loss: cross-entropies of the global and the local branch."""
+
+import torch
+import torch.nn.functional as F
+
+
+def draw_prompts(n_images, n_prompts, p, device=None):
+    """Prompt dropout: for each image the global prompts that count, (B, max(G - int(p G), 1)), with replacement."""
+    if not 0 <= p <= 1:
+        raise ValueError(f"the prompt dropout is a share from 0 to 1, not {p}")
+    kept = max(n_prompts - int(p * n_prompts), 1)
+    return torch.randint(n_prompts, (n_images, kept), device=device)
+
+
+def sotglp_loss(match, targets, logit_scale, drawn):
+    """CE(scale * mean of the drawn g) + CE(scale * l): the two terms, each the mean over the B images.
+
+    match: Match of the model; targets (B,) class indices; drawn (B, kept) of ``draw_prompts``.
+    """
+    g = match.g.take_along_dim(drawn[:, None], dim=-1).mean(dim=-1)
+    return F.cross_entropy(logit_scale * g.float(), targets), F.cross_entropy(logit_scale * match.l.float(), targets)

@@ -1,0 +1,32 @@
+"""Mixed precision as the field's trainers name it."""
+
+import torch
+
+PRECISIONS = ("fp32", "amp", "fp16")
+
+
+class MixedPrecision:
+    """float16 autocast with loss scaling for ``amp`` and ``fp16`` on CUDA; float32 everywhere else.
+
+    Parameters stay in float32, which ``fp16`` names too: half-precision masters lose small updates.
+    Raises ValueError for another name.
+    """
+
+    def __init__(self, name, device):
+        if name not in PRECISIONS:
+            raise ValueError(f"the precision (PREC) is {', '.join(PRECISIONS)}, not {name!r}")
+        self.device_type = torch.device(device).type
+        self.enabled = name != "fp32" and self.device_type == "cuda"
+        self.scaler = torch.amp.GradScaler(self.device_type, enabled=self.enabled)
+        if name != "fp32" and not self.enabled:
+            print(f"Precision {name} is for CUDA: on {self.device_type} the run computes in float32")
+
+    def autocast(self):
+        return torch.autocast(self.device_type, torch.float16, enabled=self.enabled)
+
+    def backward_and_step(self, loss, optimizer):
+        """Gradients of ``loss``, then a step, which the scaler leaves out where they overflowed."""
+        optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.step(optimizer)
+        self.scaler.update()

@@ -1,0 +1,83 @@
+"""Learned contexts around class names: ``[SOT] context name [EOT]``.
+
+Letters: C classes, M prompts of a class (G global, N local ones), T context tokens, L positions, W text width, D joint.
+"""
+
+import warnings
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+_TOKENIZER = open_clip.tokenizer.SimpleTokenizer()
+
+
+def context_from_text(clip, text):
+    """Embeddings (T, W) of the words of ``text``, to start a context from."""
+    ids = torch.tensor(_TOKENIZER.encode(text), device=clip.token_embedding.weight.device)
+    return clip.token_embedding(ids).detach().clone()
+
+
+def xavier_contexts(n_classes, n_prompts, length, width):
+    """Contexts (C, N, T, W), Xavier-uniform over the whole tensor: fans N*T*W and C*T*W."""
+    return nn.init.xavier_uniform_(torch.empty(n_classes, n_prompts, length, width))
+
+
+def orthogonal_contexts(n_classes, n_prompts, length, width):
+    """Contexts (C, N, T, W): for each class and token N orthonormal rows times 0.001."""
+    rows = [nn.init.orthogonal_(torch.empty(n_prompts, width), gain=1e-3) for _ in range(n_classes * length)]
+    return torch.stack(rows).view(n_classes, length, n_prompts, width).transpose(1, 2).contiguous()
+
+
+class Prompts(nn.Module):
+    """M prompts for each of C class names; only ``context`` is learned.
+
+    context: (M, T, W), shared by all classes, or (C, M, T, W), each class its own.
+    position: where the context stands: before the name (``"end"``: the name ends the prompt), around it
+    (``"middle"``) or after it (``"front"``), as in CoOp (arXiv 2109.01134).
+    Raises ValueError for a name too long for CLIP's context; warns of words that a CLIP with a compact
+    vocabulary has never seen.
+    """
+
+    def __init__(self, clip, names, context, position="end"):
+        super().__init__()
+        before = {"end": context.shape[-2], "middle": context.shape[-2] // 2, "front": 0}[position]
+        length = context.shape[-2]
+        rows, slots = [], []
+        for name in names:
+            pieces = _TOKENIZER.encode(name)
+            room = len(clip.positional_embedding) - 2 - length
+            if len(pieces) > room:
+                raise ValueError(f"class name {name!r} has {len(pieces)} tokens, the context leaves room for {room}")
+            if clip.known_tokens is not None and not clip.known_tokens.issuperset(pieces):
+                unseen = [w for w in name.split() if not clip.known_tokens.issuperset(_TOKENIZER.encode(w))]
+                warnings.warn(f"class name {name!r}: this CLIP never saw {', '.join(map(repr, unseen))}", stacklevel=1)
+            row = [*[0] * before, *pieces, *[0] * (length - before)]
+            rows.append(torch.tensor([_TOKENIZER.sot_token_id, *row, _TOKENIZER.eot_token_id]))
+            after = 1 + before + len(pieces)
+            slots.append([*range(1, 1 + before), *range(after, after + length - before)])
+        eot = torch.tensor([len(row) - 1 for row in rows])
+        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(clip.token_embedding.weight.device)
+        self.context = nn.Parameter(context.to(clip.token_embedding.weight).clone())
+        # Rebuilt from the names, so a checkpoint holds nothing but what was learned.
+        self.register_buffer("template", clip.token_embedding(ids).detach(), persistent=False)
+        self.register_buffer("slots", torch.tensor(slots).to(ids.device), persistent=False)
+        self.register_buffer("eot", eot.to(ids.device), persistent=False)
+
+    def embeddings(self):
+        """The prompts as the text tower takes them, without positions: (C, M, L, W)."""
+        n_prompts = self.context.shape[-3]
+        context = self.context.expand(len(self.template), *self.context.shape[-3:])
+        template = self.template[:, None].expand(-1, n_prompts, -1, -1)
+        return template.scatter(2, self.slots[:, None, :, None].expand_as(context), context)
+
+    def forward(self, clip):
+        """Normalised text features (C, M, D)."""
+        return F.normalize(self.encode(clip), dim=-1)
+
+    def encode(self, clip):
+        """Text features (C, M, D) as they leave the text tower."""
+        embeddings = self.embeddings()
+        eot = self.eot.repeat_interleave(embeddings.shape[1])
+        return clip.encode_prompts(embeddings.flatten(0, 1), eot).unflatten(0, embeddings.shape[:2])

@@ -1,0 +1,98 @@
+"""Laws of the transport plan, and POT as an independent solver."""
+
+import math
+import warnings
+
+import ot
+import pytest
+import torch
+
+from sotglp.transport import transport_plan
+
+
+def cosines(*shape, seed=0, spread=0.1):
+    return 0.25 + spread * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_marginals(plan, atol=1e-5):
+    rows, columns = plan.shape[-2:]
+    assert (plan >= 0).all()
+    torch.testing.assert_close(plan.sum(-1), torch.full(plan.shape[:-1], 1 / rows), rtol=0, atol=atol)
+    torch.testing.assert_close(plan.sum(-2), torch.full((*plan.shape[:-2], columns), 1 / columns), rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("eps", [0.005, 0.01, 0.1, 1.0, 10.0])
+@pytest.mark.parametrize("rows, columns", [(10, 4), (10, 6), (5, 4), (1, 3), (7, 1), (1, 1), (64, 8)])
+def test_marginals(eps, rows, columns):
+    assert_marginals(transport_plan(cosines(4, 3, rows, columns), eps))
+
+
+@pytest.mark.parametrize("eps", [0.01, 0.1, 1.0])
+def test_equals_pot(eps):
+    s = cosines(6, 10, 4)
+    plans = transport_plan(s, eps)
+    for similarity, plan in zip(s.double(), plans, strict=True):
+        a, b = torch.full((10,), 0.1).double(), torch.full((4,), 0.25).double()
+        reference = ot.sinkhorn(a, b, 1 - similarity, eps, method="sinkhorn_log", numItermax=20000, stopThr=1e-10)
+        torch.testing.assert_close(plan.double(), reference, rtol=0, atol=2e-4 * reference.max().item())
+
+
+def test_equal_similarities_give_the_product_of_the_marginals():
+    torch.testing.assert_close(transport_plan(torch.full((2, 5, 4), 0.3), 0.1), torch.full((2, 5, 4), 1 / 20))
+
+
+def test_small_eps_finds_the_permutation():
+    order = torch.tensor([2, 0, 3, 1])
+    plan = transport_plan(torch.eye(4)[order], 0.005)
+    torch.testing.assert_close(plan, torch.eye(4)[order] / 4, rtol=0, atol=1e-6)
+
+
+def test_one_hot_similarities_of_one_prompt_are_still_shared_out():
+    s = torch.nn.functional.one_hot(torch.zeros(10, dtype=torch.long), 4).float()
+    assert_marginals(transport_plan(s, 0.005))
+
+
+def test_a_plan_does_not_depend_on_its_batch():
+    s = torch.cat([cosines(4, 10, 4), cosines(1, 10, 4, spread=1.0)])  # the last takes many more steps
+    together = transport_plan(s, 0.05)
+    for i in range(len(s)):
+        torch.testing.assert_close(transport_plan(s[i], 0.05), together[i], rtol=1e-6, atol=0)
+
+
+def test_permuting_patches_permutes_the_plan():
+    s, order = cosines(10, 4), torch.randperm(10, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(transport_plan(s[order], 0.1), transport_plan(s, 0.1)[order])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_any_float_type_is_solved_in_float32(dtype):
+    s = cosines(3, 10, 4).to(dtype)
+    plan = transport_plan(s, 0.01)
+    assert plan.dtype == torch.float32
+    assert_marginals(plan)
+
+
+def test_no_gradient_through_the_plan():
+    assert not transport_plan(cosines(10, 4).requires_grad_(), 0.1).requires_grad
+
+
+def test_nan_stays_in_its_own_problem():
+    s = cosines(3, 10, 4)
+    s[1, 0, 0] = math.nan
+    plan = transport_plan(s, 0.1)
+    assert plan[1].isnan().any()
+    torch.testing.assert_close(plan[[0, 2]], transport_plan(s[[0, 2]], 0.1))
+
+
+@pytest.mark.parametrize("eps", [0, -1.0, math.nan])
+def test_bad_eps_is_refused(eps):
+    with pytest.raises(ValueError, match="eps"):
+        transport_plan(cosines(10, 4), eps)
+
+
+def test_too_few_steps_are_told():
+    with pytest.warns(UserWarning, match="transport plans"):
+        transport_plan(cosines(10, 4, spread=1.0), 0.01, max_iter=8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        transport_plan(cosines(10, 4), 0.01)
