@@ -1,0 +1,1 @@
+"""A small training toolbox with Dassl's API: configuration, data, optimisation, training, evaluation."""

@@ -1,0 +1,77 @@
+"""The configuration: a yacs CfgNode with defaults, merged from files and KEY VALUE pairs."""
+
+import os.path as osp
+
+import yaml
+
+from dassl.utils import UserError, similar_names
+
+from .defaults import _C
+
+__all__ = ["clean_cfg", "flatten", "get_cfg_default", "merge_file", "merge_pairs"]
+
+
+def get_cfg_default():
+    """Return a fresh copy of the defaults."""
+    return _C.clone()
+
+
+def clean_cfg(cfg, trainer):
+    """Remove the nodes of all trainers but `trainer` from cfg.TRAINER."""
+    for key in list(cfg.TRAINER):
+        if key not in ("NAME", trainer.upper()):
+            cfg.TRAINER.pop(key)
+
+
+def flatten(tree, prefix=""):
+    """Return a nested dict as one dict {"A.B.C": value}."""
+    flat = {}
+    for key, value in tree.items():
+        full_key = f"{prefix}{key}"
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{full_key}."))
+        else:
+            flat[full_key] = value
+    return flat
+
+
+def merge_pairs(cfg, pairs):
+    """Set `cfg` from {"A.B.C": value}, by yacs' rules (strings are decoded, types must agree).
+
+    Raises:
+        UserError: no such key, or a value of another type.
+    """
+    known = flatten(cfg)
+    for key, value in pairs.items():
+        if key not in known:
+            leaf = f".{key.split('.')[-1]}"
+            nearest = similar_names(key, known) or [other for other in known if other.endswith(leaf)]
+            hint = f"; the nearest are {', '.join(nearest)}" if nearest else ""
+            raise UserError(f"unknown config key {key}{hint}")
+        try:
+            cfg.merge_from_list([key, value])
+        except ValueError as error:
+            expected = type(known[key]).__name__
+            raise UserError(f"config key {key} takes a value of type {expected}, got {value!r}") from error
+
+
+def merge_file(cfg, fpath):
+    """Set `cfg` from a YAML file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: it is no YAML mapping, names an unknown key, or gives a value of another type.
+    """
+    if not osp.isfile(fpath):
+        raise FileNotFoundError(f"no config file at {fpath}")
+    try:
+        with open(fpath, encoding="utf-8") as file:
+            tree = yaml.safe_load(file) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{fpath} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise UserError(f"{fpath} must hold config keys and values, got {type(tree).__name__}")
+    try:
+        merge_pairs(cfg, flatten(tree))
+    except UserError as error:
+        raise UserError(f"{error} (in {fpath})") from None

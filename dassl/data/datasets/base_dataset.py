@@ -1,0 +1,191 @@
+"""Images by path, and what readers of data sets share."""
+
+import os.path as osp
+import random
+from collections import defaultdict
+
+from dassl.utils import UserError
+
+
+class Datum:
+    """One image: its path, label, domain and class name.
+
+    Few-shot caches of other repositories are pickles of this class by this path, with these four private
+    attributes: keep all of them.
+
+    Raises:
+        FileNotFoundError: there is no file at `impath`.
+    """
+
+    def __init__(self, impath="", label=0, domain=0, classname=""):
+        if not osp.isfile(impath):
+            raise FileNotFoundError(f"no image at {impath}")
+        self._impath = impath
+        self._label = label
+        self._domain = domain
+        self._classname = classname
+
+    @property
+    def impath(self):
+        return self._impath
+
+    @property
+    def label(self):
+        return self._label
+
+    @property
+    def domain(self):
+        return self._domain
+
+    @property
+    def classname(self):
+        return self._classname
+
+
+class DatasetBase:
+    """A data set: lists of Datum for training, validation and test.
+
+    Args:
+        train_x: labelled training images; classes are counted and named here.
+        train_u: unlabelled training images.
+    """
+
+    dataset_dir = ""  # the folder under cfg.DATASET.ROOT
+    domains = []
+
+    def __init__(self, train_x=None, train_u=None, val=None, test=None):
+        self._train_x = train_x
+        self._train_u = train_u
+        self._val = val
+        self._test = test
+        self._num_classes = self.get_num_classes(train_x)
+        self._lab2cname, self._classnames = self.get_lab2cname(train_x)
+
+    @property
+    def train_x(self):
+        return self._train_x
+
+    @property
+    def train_u(self):
+        return self._train_u
+
+    @property
+    def val(self):
+        return self._val
+
+    @property
+    def test(self):
+        return self._test
+
+    @property
+    def num_classes(self):
+        return self._num_classes
+
+    @property
+    def lab2cname(self):
+        return self._lab2cname
+
+    @property
+    def classnames(self):
+        return self._classnames
+
+    @staticmethod
+    def get_num_classes(data_source):
+        """Largest label + 1."""
+        return max((item.label for item in data_source), default=-1) + 1
+
+    @staticmethod
+    def get_lab2cname(data_source):
+        """Return {label: class name} and the list of class names by label."""
+        lab2cname = dict(sorted({item.label: item.classname for item in data_source}.items()))
+        return lab2cname, list(lab2cname.values())
+
+    @staticmethod
+    def split_dataset_by_label(data_source):
+        """Return {label: items}, labels in order of first appearance."""
+        by_label = defaultdict(list)
+        for item in data_source:
+            by_label[item.label].append(item)
+        return by_label
+
+    def generate_fewshot_dataset(self, *data_sources, num_shots=-1, repeat=False):
+        """Draw `num_shots` items of each class without replacement.
+
+        The draws come from Python's global `random`, one `random.sample` per class in order of first
+        appearance: with the same seed they are those of every repository of the family.
+
+        Args:
+            repeat: draw with replacement from classes that have fewer items (else all of theirs are taken).
+
+        Returns:
+            A list, or a list of lists for several sources; the sources themselves if num_shots < 1.
+        """
+        if num_shots < 1:
+            return data_sources[0] if len(data_sources) == 1 else data_sources
+        print(f"Creating a {num_shots}-shot dataset")
+        output = []
+        for data_source in data_sources:
+            drawn = []
+            for items in self.split_dataset_by_label(data_source).values():
+                if len(items) >= num_shots:
+                    drawn += random.sample(items, num_shots)
+                elif repeat:
+                    drawn += random.choices(items, k=num_shots)
+                else:
+                    drawn += items
+            output.append(drawn)
+        return output[0] if len(output) == 1 else output
+
+    def few_shot(self, cfg, train, val=None):
+        """Draw cfg.DATASET.NUM_SHOTS training images of each class, then up to 4 validation images.
+
+        Returns:
+            (train, val); as they were if NUM_SHOTS < 1.
+
+        Raises:
+            UserError: a class has fewer training images than that.
+        """
+        shots = cfg.DATASET.NUM_SHOTS
+        if shots < 1:
+            return train, val
+        smallest = min(self.split_dataset_by_label(train).values(), key=len)
+        if len(smallest) < shots:
+            raise UserError(
+                f'DATASET.NUM_SHOTS is {shots}, but class "{smallest[0].classname}" has only {len(smallest)} '
+                f"training images: use at most {len(smallest)}, or -1 for all images"
+            )
+        train = self.generate_fewshot_dataset(train, num_shots=shots)
+        if val is not None:
+            val = self.generate_fewshot_dataset(val, num_shots=min(shots, 4))
+        return train, val
+
+    @staticmethod
+    def subsample_classes(*data_sources, subsample="all"):
+        """Keep one half of the classes, relabelled from 0.
+
+        Args:
+            data_sources: lists of Datum; the classes are those of the first.
+            subsample: all, base (the first half of the labels, the larger one if odd) or new (the rest).
+
+        Returns:
+            One list for each source.
+
+        Raises:
+            UserError: `subsample` is none of the three.
+        """
+        if subsample not in ("all", "base", "new"):
+            raise UserError(f'DATASET.SUBSAMPLE_CLASSES must be all, base or new, got "{subsample}"')
+        if subsample == "all":
+            return data_sources
+        labels = sorted({item.label for item in data_sources[0]})
+        half = (len(labels) + 1) // 2
+        kept = labels[:half] if subsample == "base" else labels[half:]
+        relabel = {label: new for new, label in enumerate(kept)}
+        return [
+            [
+                Datum(item.impath, relabel[item.label], item.domain, item.classname)
+                for item in data_source
+                if item.label in relabel
+            ]
+            for data_source in data_sources
+        ]

@@ -1,0 +1,209 @@
+"""What is trained, by name: checkpoints, steps and the loop over epochs."""
+
+import os.path as osp
+from collections import OrderedDict
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from dassl.utils import (
+    UserError,
+    load_checkpoint,
+    load_last_checkpoint,
+    restore_checkpoint,
+    save_checkpoint,
+    tolist_if_not,
+)
+
+BEST = "model-best.pth.tar"
+
+
+class TrainerBase:
+    """Models by name with their optimizers and schedules; checkpoints; the loop over epochs.
+
+    Checkpoints are <directory>/<model name>/model.pth.tar-<epochs finished>. They also hold `best_result` and the
+    state of `scaler`, a torch GradScaler, if a trainer sets one.
+    """
+
+    def __init__(self):
+        self._models = OrderedDict()
+        self._optims = OrderedDict()
+        self._scheds = OrderedDict()
+        self._writer = None
+        self.scaler = None
+        self.best_result = float("-inf")
+        self.start_epoch = self.epoch = self.max_epoch = 0
+        self.batch_idx = 0
+
+    def register_model(self, name="model", model=None, optim=None, sched=None):
+        """Name a model, to be saved, resumed and switched between modes, with what drives it."""
+        if name in self._models:
+            raise AssertionError(f'a model named "{name}" is already registered')
+        self._models[name] = model
+        self._optims[name] = optim
+        self._scheds[name] = sched
+
+    def get_model_names(self, names=None):
+        """The names given, as a list, or all.
+
+        Raises:
+            KeyError: a name is not registered.
+        """
+        if names is None:
+            return list(self._models)
+        names = tolist_if_not(names)
+        for name in names:
+            if name not in self._models:
+                raise KeyError(f'no model named "{name}" is registered, only {list(self._models)}')
+        return names
+
+    def save_model(self, epoch, directory, is_best=False, val_result=None, model_name=""):
+        """Save every registered model after epoch number `epoch` (from 0)."""
+        for name in self.get_model_names():
+            optim, sched = self._optims[name], self._scheds[name]
+            state = {
+                "state_dict": self._models[name].state_dict(),
+                "epoch": epoch + 1,
+                "optimizer": None if optim is None else optim.state_dict(),
+                "scheduler": None if sched is None else sched.state_dict(),
+                "val_result": None if val_result is None else float(val_result),
+                "best_result": float(self.best_result),
+                "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            }
+            save_checkpoint(state, osp.join(directory, name), is_best=is_best, model_name=model_name)
+
+    def resume_model_if_exist(self, directory):
+        """Continue from the checkpoints saved last in a folder; return the number of epochs finished.
+
+        Raises:
+            UserError: they were made with another model, or not all after the same epoch.
+        """
+        names = self.get_model_names()
+        folders = [osp.join(directory, name) for name in names]
+        if not names or not all(osp.isfile(osp.join(folder, "checkpoint")) for folder in folders):
+            print("No checkpoint found, train from scratch")
+            return 0
+        epochs = set()
+        for name, folder in zip(names, folders, strict=True):
+            checkpoint = load_last_checkpoint(folder)
+            restore_checkpoint(checkpoint, self._models[name], self._optims[name], self._scheds[name])
+            epochs.add(checkpoint["epoch"])
+        if len(epochs) > 1:
+            raise UserError(f"the checkpoints in {directory} are of different epochs: {sorted(epochs)}")
+        self.best_result = checkpoint["best_result"]
+        if self.scaler is not None and checkpoint["scaler"]:  # empty if it was not enabled
+            self.scaler.load_state_dict(checkpoint["scaler"])
+        print(f"Resumed from {directory}, {checkpoint['epoch']} epochs finished")
+        return checkpoint["epoch"]
+
+    def load_model(self, directory, epoch=None):
+        """Load weights: of `epoch` (epochs finished), or the best on validation. "" loads nothing.
+
+        Raises:
+            FileNotFoundError: there is no such checkpoint.
+            UserError: its weights are not those of the model.
+        """
+        if not directory:
+            print("No pretrained model is given: load_model() is skipped")
+            return
+        for name in self.get_model_names():
+            fpath = osp.join(directory, name, BEST if epoch is None else f"model.pth.tar-{epoch}")
+            checkpoint = load_checkpoint(fpath)
+            try:
+                self._models[name].load_state_dict(checkpoint["state_dict"])
+            except RuntimeError as error:
+                raise UserError(f"{fpath} does not fit this model: other classes or settings") from error
+            result = checkpoint.get("val_result")
+            note = "" if result is None else f", val_result {result:.2f}"
+            print(f"Load {fpath} to {name} (epoch {checkpoint['epoch']}{note})")
+
+    def set_model_mode(self, mode="train", names=None):
+        """Switch models to "train", "test" or "eval" (the last two are the same)."""
+        if mode not in ("train", "test", "eval"):
+            raise ValueError(f'mode must be train, test or eval, got "{mode}"')
+        for name in self.get_model_names(names):
+            self._models[name].train(mode == "train")
+
+    def update_lr(self, names=None):
+        """Step the schedules; once an epoch."""
+        for name in self.get_model_names(names):
+            if self._scheds[name] is not None:
+                self._scheds[name].step()
+
+    def get_current_lr(self, names=None):
+        """Learning rate of the first group of the first model; 0 if it has no optimizer."""
+        optim = self._optims[self.get_model_names(names)[0]]
+        return 0.0 if optim is None else optim.param_groups[0]["lr"]
+
+    def detect_anomaly(self, loss):
+        """Raise FloatingPointError, naming epoch and batch, unless the loss is finite."""
+        if not torch.isfinite(loss).all():
+            raise FloatingPointError(
+                f"Loss is infinite or NaN at epoch {self.epoch + 1}, batch {self.batch_idx + 1}: "
+                "a lower OPTIM.LR or full precision may help"
+            )
+
+    def model_zero_grad(self, names=None):
+        for name in self.get_model_names(names):
+            if self._optims[name] is not None:
+                self._optims[name].zero_grad()
+
+    def model_backward(self, loss):
+        self.detect_anomaly(loss)
+        loss.backward()
+
+    def model_update(self, names=None):
+        for name in self.get_model_names(names):
+            if self._optims[name] is not None:
+                self._optims[name].step()
+
+    def model_backward_and_update(self, loss, names=None):
+        """One step of the optimizers down the loss."""
+        self.model_zero_grad(names)
+        self.model_backward(loss)
+        self.model_update(names)
+
+    def init_writer(self, log_dir):
+        """Open TensorBoard's event file."""
+        if self._writer is None:
+            print(f"Initialize tensorboard (log_dir={log_dir})")
+            self._writer = SummaryWriter(log_dir=log_dir)
+
+    def close_writer(self):
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def write_scalar(self, tag, scalar_value, global_step=None):
+        """Write a number to TensorBoard; nothing outside of training."""
+        if self._writer is not None:
+            self._writer.add_scalar(tag, scalar_value, global_step)
+
+    def train(self, start_epoch, max_epoch):
+        self.start_epoch = start_epoch
+        self.max_epoch = max_epoch
+        self.before_train()
+        for epoch in range(self.start_epoch, self.max_epoch):
+            self.epoch = epoch
+            self.before_epoch()
+            self.run_epoch()
+            self.after_epoch()
+        self.after_train()
+
+    def before_train(self):
+        pass
+
+    def after_train(self):
+        pass
+
+    def before_epoch(self):
+        pass
+
+    def after_epoch(self):
+        pass
+
+    def run_epoch(self):
+        raise NotImplementedError
+
+    def test(self):
+        raise NotImplementedError

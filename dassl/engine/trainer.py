@@ -1,0 +1,187 @@
+"""The training loop. A method derives from TrainerX and writes build_model and forward_backward."""
+
+import datetime
+import os.path as osp
+import shutil
+import time
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from dassl.data import DataManager
+from dassl.evaluation import build_evaluator
+from dassl.utils import AverageMeter, MetricMeter, UserError, mkdir_if_missing
+
+from .base import BEST, TrainerBase
+
+__all__ = ["AverageMeter", "MetricMeter", "SimpleTrainer", "SummaryWriter", "TrainerBase", "TrainerX"]
+
+
+class SimpleTrainer(TrainerBase):
+    """Data, model and evaluator of a configuration: training from loader to checkpoint, and testing."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.check_cfg(cfg)
+        self.device = torch.device("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu")
+        self.max_epoch = cfg.OPTIM.MAX_EPOCH
+        self.output_dir = cfg.OUTPUT_DIR
+        self.cfg = cfg
+        self.build_data_loader()
+        self.build_model()
+        self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
+
+    def check_cfg(self, cfg):
+        """Raise ValueError if a value does not suit the method."""
+
+    def build_data_loader(self):
+        dm = DataManager(self.cfg)
+        self.train_loader_x = dm.train_loader_x
+        self.val_loader = dm.val_loader
+        self.test_loader = dm.test_loader
+        self.num_classes = dm.num_classes
+        self.num_source_domains = dm.num_source_domains
+        self.lab2cname = dm.lab2cname
+        self.dm = dm
+
+    def build_model(self):
+        """Make `self.model` on `self.device` and register what is trained, with optimizer and schedule."""
+        raise NotImplementedError
+
+    def train(self):
+        super().train(self.start_epoch, self.max_epoch)
+
+    def before_train(self):
+        mkdir_if_missing(self.output_dir)
+        directory = self.cfg.RESUME or self.output_dir
+        self.start_epoch = self.resume_model_if_exist(directory)
+        if self.cfg.RESUME:
+            if not self.start_epoch:
+                raise UserError(f"RESUME is {directory}, but there is no checkpoint to continue from")
+            self.copy_best_model(directory)
+        self.init_writer(osp.join(self.output_dir, "tensorboard"))
+        self.time_start = time.time()
+
+    def copy_best_model(self, directory):
+        """The best model so far belongs to the run: no later epoch may be better."""
+        for name in self.get_model_names():
+            source, target = osp.join(directory, name, BEST), osp.join(self.output_dir, name, BEST)
+            if osp.isfile(source) and osp.abspath(source) != osp.abspath(target):
+                mkdir_if_missing(osp.dirname(target))
+                shutil.copy(source, target)
+
+    def after_epoch(self):
+        test_cfg, freq = self.cfg.TEST, self.cfg.TRAIN.CHECKPOINT_FREQ
+        if not test_cfg.NO_TEST and test_cfg.FINAL_MODEL == "best_val":
+            result = self.test(split="val")
+            if result > self.best_result:
+                self.best_result = result
+                self.save_model(self.epoch, self.output_dir, val_result=result, model_name=BEST)
+        if self.epoch + 1 == self.max_epoch or (freq > 0 and (self.epoch + 1) % freq == 0):
+            self.save_model(self.epoch, self.output_dir)
+
+    def after_train(self):
+        # the ecosystem's log parsers wait for the one line or for the other
+        print("Finish training\nFinished training")
+        if not self.cfg.TEST.NO_TEST:
+            if self.cfg.TEST.FINAL_MODEL == "best_val":
+                print("Deploy the model with the best val performance")
+                self.load_model(self.output_dir)
+            else:
+                print("Deploy the last-epoch model")
+            self.test()
+        print(f"Elapsed: {format_seconds(time.time() - self.time_start)}")
+        self.close_writer()
+
+    @torch.no_grad()
+    def test(self, split=None):
+        """Evaluate on a split ("val" or "test"; cfg.TEST.SPLIT if None); without "val" that is "test".
+
+        Returns:
+            The evaluator's first result: accuracy in %.
+        """
+        self.set_model_mode("eval")
+        self.evaluator.reset()
+        split = split or self.cfg.TEST.SPLIT
+        if split not in ("val", "test"):
+            raise ValueError(f'the split to evaluate (TEST.SPLIT) must be val or test, got "{split}"')
+        if split == "val" and self.val_loader is None:
+            split = "test"
+        loader = self.val_loader if split == "val" else self.test_loader
+        print(f"Evaluate on the *{split}* set")
+        for batch in tqdm(loader, desc=split, leave=False, disable=None):
+            input, label = self.parse_batch_test(batch)
+            self.evaluator.process(self.model_inference(input), label)
+        results = self.evaluator.evaluate()
+        for name, value in results.items():
+            self.write_scalar(f"{split}/{name}", value, self.epoch)
+        return next(iter(results.values()))
+
+    def model_inference(self, input):
+        """Scores (B, C) of a batch of images."""
+        return self.model(input)
+
+    def parse_batch_test(self, batch):
+        """Return a batch's images and labels on the device."""
+        return batch["img"].to(self.device), batch["label"].to(self.device)
+
+
+class TrainerX(SimpleTrainer):
+    """Training on labelled images: `forward_backward(batch)` is the method."""
+
+    def run_epoch(self):
+        self.set_model_mode("train")
+        losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
+        self.num_batches = len(self.train_loader_x)
+        title = f"epoch [{self.epoch + 1}/{self.max_epoch}]"
+        style = {"bar_format": "{desc} {n_fmt}/{total_fmt} |{bar:10}|{postfix}", "leave": False}
+        with tqdm(self.train_loader_x, desc=title, disable=None, **style) as bar:
+            end = time.time()
+            for self.batch_idx, batch in enumerate(bar):
+                data_time.update(time.time() - end)
+                lr = self.get_current_lr()  # before the last batch steps the schedule: the one that is used
+                loss_summary = self.forward_backward(batch)
+                losses.update(loss_summary)
+                batch_time.update(time.time() - end)
+
+                done = self.batch_idx + 1
+                epochs_left = self.max_epoch - self.epoch - 1
+                eta = format_seconds(batch_time.avg * (self.num_batches - done + epochs_left * self.num_batches))
+                averages = [f"{name} {meter.avg:.3f}" for name, meter in losses.meters.items()]
+                bar.set_postfix_str(" ".join([f"eta {eta} lr {lr:.2e}", *averages]), refresh=False)
+                if self.is_print_batch():
+                    parts = [
+                        f"{title} batch [{done}/{self.num_batches}]",
+                        f"time {batch_time.val:.3f} ({batch_time.avg:.3f})",
+                        f"data {data_time.val:.3f} ({data_time.avg:.3f})",
+                        str(losses),
+                        f"lr {lr:.4e} eta {eta}",
+                    ]
+                    tqdm.write(" ".join(filter(None, parts)))
+
+                step = self.epoch * self.num_batches + self.batch_idx
+                for name, meter in losses.meters.items():
+                    self.write_scalar(f"train/{name}", meter.val, step)
+                self.write_scalar("train/lr", lr, step)
+                end = time.time()
+
+    def is_print_batch(self):
+        """Every PRINT_FREQ-th batch has a line; an epoch with fewer batches has one, at its end."""
+        freq, done = self.cfg.TRAIN.PRINT_FREQ, self.batch_idx + 1
+        return done % freq == 0 or done == self.num_batches < freq
+
+    def forward_backward(self, batch):
+        """Take a training step and return {name: number} to print, or None.
+
+        On the last batch of an epoch (`self.batch_idx + 1 == self.num_batches`) it calls `self.update_lr()`.
+        """
+        raise NotImplementedError
+
+    def parse_batch_train(self, batch):
+        """Return a batch's images, labels and domains on the device."""
+        return tuple(batch[key].to(self.device) for key in ("img", "label", "domain"))
+
+
+def format_seconds(seconds):
+    return str(datetime.timedelta(seconds=round(seconds)))

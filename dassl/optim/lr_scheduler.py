@@ -1,0 +1,72 @@
+"""Learning rates by epoch."""
+
+import bisect
+import math
+
+from torch.optim.lr_scheduler import LRScheduler
+
+from dassl.utils import check_availability
+
+SCHEDULERS = ("single_step", "multi_step", "cosine")
+WARMUPS = ("constant", "linear")
+
+
+class EpochLR(LRScheduler):
+    """Learning rate as a function of the epoch alone.
+
+    Args:
+        optimizer: the one to drive; it is never part of the saved state.
+        lr_at: function (base learning rate, epoch from 0) -> learning rate. It follows the configuration,
+            so it is not saved either: the state is numbers only.
+    """
+
+    def __init__(self, optimizer, lr_at):
+        self.lr_at = lr_at
+        super().__init__(optimizer)
+
+    def get_lr(self):
+        return [self.lr_at(base, self.last_epoch) for base in self.base_lrs]
+
+    def state_dict(self):
+        return {key: value for key, value in super().state_dict().items() if key != "lr_at"}
+
+
+def build_lr_scheduler(optimizer, optim_cfg):
+    """Make the schedule that `optim_cfg` (cfg.OPTIM) describes; `step()` it once an epoch.
+
+    Raises:
+        ValueError: LR_SCHEDULER or WARMUP_TYPE is unknown, or a warm-up without recount fills all epochs.
+    """
+    check_availability(optim_cfg.LR_SCHEDULER, SCHEDULERS, "schedule (OPTIM.LR_SCHEDULER)")
+    decay = decay_function(optim_cfg)
+    warmup = max(optim_cfg.WARMUP_EPOCH, 0)
+    if warmup:
+        check_availability(optim_cfg.WARMUP_TYPE, WARMUPS, "warm-up (OPTIM.WARMUP_TYPE)")
+    # Without recount the schedule goes on from the epoch where the warm-up ends, but relative to its value
+    # there: the first epoch after a warm-up has the full learning rate either way.
+    offset = 0 if optim_cfg.WARMUP_RECOUNT else warmup
+    if offset and offset >= optim_cfg.MAX_EPOCH:
+        raise ValueError(
+            f"OPTIM.WARMUP_EPOCH must be below OPTIM.MAX_EPOCH ({optim_cfg.MAX_EPOCH}) if "
+            f"OPTIM.WARMUP_RECOUNT is False, got {warmup}"
+        )
+
+    def lr_at(base, epoch):
+        if epoch >= warmup:
+            return base * decay(epoch - warmup + offset) / decay(offset)
+        if optim_cfg.WARMUP_TYPE == "constant":
+            return optim_cfg.WARMUP_CONS_LR
+        return base * epoch / warmup if epoch else optim_cfg.WARMUP_MIN_LR
+
+    return EpochLR(optimizer, lr_at)
+
+
+def decay_function(optim_cfg):
+    """Return epoch -> factor of the base learning rate."""
+    gamma, stepsize = optim_cfg.GAMMA, optim_cfg.STEPSIZE
+    if optim_cfg.LR_SCHEDULER == "cosine":
+        return lambda epoch: (1 + math.cos(math.pi * epoch / optim_cfg.MAX_EPOCH)) / 2
+    if optim_cfg.LR_SCHEDULER == "multi_step":
+        return lambda epoch: gamma ** bisect.bisect_right(stepsize, epoch)
+    step = stepsize[-1] if stepsize[-1] > 0 else optim_cfg.MAX_EPOCH
+    return lambda epoch: gamma ** (epoch // step)

@@ -1,0 +1,55 @@
+from .logger import Logger, setup_logger
+from .meters import AverageMeter, MetricMeter
+from .registry import Registry
+from .tools import (
+    UserError,
+    check_availability,
+    check_isfile,
+    collect_env_info,
+    listdir_nohidden,
+    mkdir_if_missing,
+    package_versions,
+    read_image,
+    read_json,
+    set_random_seed,
+    similar_names,
+    tolist_if_not,
+    write_json,
+)
+from .torchtools import (
+    count_num_param,
+    load_checkpoint,
+    load_last_checkpoint,
+    load_pretrained_weights,
+    restore_checkpoint,
+    resume_from_checkpoint,
+    save_checkpoint,
+)
+
+__all__ = [
+    "AverageMeter",
+    "Logger",
+    "MetricMeter",
+    "Registry",
+    "UserError",
+    "check_availability",
+    "check_isfile",
+    "collect_env_info",
+    "count_num_param",
+    "listdir_nohidden",
+    "load_checkpoint",
+    "load_last_checkpoint",
+    "load_pretrained_weights",
+    "mkdir_if_missing",
+    "package_versions",
+    "read_image",
+    "read_json",
+    "restore_checkpoint",
+    "resume_from_checkpoint",
+    "save_checkpoint",
+    "set_random_seed",
+    "setup_logger",
+    "similar_names",
+    "tolist_if_not",
+    "write_json",
+]

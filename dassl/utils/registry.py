@@ -1,0 +1,41 @@
+"""Names for classes, so that a configuration can choose one."""
+
+from .tools import UserError, check_availability
+
+
+class Registry:
+    """Objects by name. `@REGISTRY.register()` above a class, or `REGISTRY.register(cls)`, adds it."""
+
+    def __init__(self, name):
+        self._name = name
+        self._objects = {}
+
+    def register(self, obj=None, force=False):
+        """Add `obj` under its `__name__`; used as a decorator if no `obj` is given.
+
+        Raises:
+            KeyError: the name is taken and `force` is not set.
+        """
+        if obj is None:
+            return lambda decorated: self.register(decorated, force)
+        name = obj.__name__
+        if name in self._objects and not force:
+            raise KeyError(f'An object named "{name}" was already registered in "{self._name}" registry')
+        self._objects[name] = obj
+        return obj
+
+    def get(self, name):
+        """Return the object of that name.
+
+        Raises:
+            KeyError: there is none; the message lists what there is.
+        """
+        try:
+            check_availability(name, self.registered_names(), f"{self._name} entry")
+        except UserError as error:
+            raise KeyError(str(error)) from None
+        return self._objects[name]
+
+    def registered_names(self):
+        """Names in the order in which they were registered."""
+        return list(self._objects)

@@ -1,0 +1,126 @@
+"""A data set of coloured squares on disk and a tiny trainer, both registered as any plug-in is."""
+
+import os.path as osp
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+from yacs.config import CfgNode
+
+from dassl.config import get_cfg_default, merge_pairs
+from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
+from dassl.engine import TRAINER_REGISTRY, TrainerX
+from dassl.metrics import compute_accuracy
+from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import listdir_nohidden, set_random_seed
+
+COLOURS = {"red": (200, 60, 60), "green": (60, 200, 60), "blue": (60, 60, 200), "grey": (110, 110, 110)}
+SIZES = {"train": 9, "val": 5, "test": 6}
+
+
+def draw_squares(root):
+    """Write <root>/squares/<split>/<colour>/<n>.png, noisy images of 20 x 24 pixels."""
+    generator = np.random.default_rng(0)
+    for split, count in SIZES.items():
+        for name, colour in COLOURS.items():
+            folder = root / "squares" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                noise = generator.normal(0, 60, (20, 24, 3))
+                pixels = np.clip(noise + colour, 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+
+
+@DATASET_REGISTRY.register()
+class Squares(DatasetBase):
+    dataset_dir = "squares"
+
+    def __init__(self, cfg):
+        folder = osp.join(cfg.DATASET.ROOT, self.dataset_dir)
+        train, val, test = (self.read(osp.join(folder, split)) for split in SIZES)
+        train, val = self.few_shot(cfg, train, val)
+        splits = self.subsample_classes(train, val, test, subsample=cfg.DATASET.SUBSAMPLE_CLASSES)
+        super().__init__(train_x=splits[0], val=splits[1], test=splits[2])
+
+    @staticmethod
+    def read(folder):
+        return [
+            Datum(osp.join(folder, classname, name), label=label, classname=classname)
+            for label, classname in enumerate(COLOURS)
+            for name in listdir_nohidden(osp.join(folder, classname), sort=True)
+        ]
+
+
+@TRAINER_REGISTRY.register()
+class Tiny(TrainerX):
+    """A linear classifier of pixels; its dropout makes the training depend on torch's random state."""
+
+    @staticmethod
+    def extend_cfg(cfg):
+        cfg.TRAINER.TINY = CfgNode({"DROPOUT": 0.3, "LOSS_FACTOR": 1.0})
+
+    def build_model(self):
+        height, width = self.cfg.INPUT.SIZE
+        linear = nn.Linear(3 * height * width, self.num_classes)
+        self.model = nn.Sequential(nn.Dropout(self.cfg.TRAINER.TINY.DROPOUT), nn.Flatten(), linear)
+        self.model.to(self.device)
+        self.optim = build_optimizer(self.model, self.cfg.OPTIM)
+        self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
+        self.register_model("linear", self.model, self.optim, self.sched)
+
+    def forward_backward(self, batch):
+        image, label, _ = self.parse_batch_train(batch)
+        output = self.model(image)
+        loss = F.cross_entropy(output, label) * self.cfg.TRAINER.TINY.LOSS_FACTOR
+        self.model_backward_and_update(loss)
+        if self.batch_idx + 1 == self.num_batches:
+            self.update_lr()
+        return {"loss": loss.item(), "acc": compute_accuracy(output, label)[0].item()}
+
+
+@pytest.fixture(scope="session")
+def squares_root(tmp_path_factory):
+    """A folder of data sets with the coloured squares."""
+    root = tmp_path_factory.mktemp("data")
+    draw_squares(root)
+    return root
+
+
+@pytest.fixture
+def tiny_values(squares_root, tmp_path):
+    """Configuration values of a run of Tiny on Squares that takes a second, as {key: value}."""
+    return {
+        "OUTPUT_DIR": str(tmp_path / "run"),
+        "SEED": 1,
+        "INPUT.SIZE": (8, 8),
+        "INPUT.TRANSFORMS": ["random_resized_crop", "random_flip", "cutout", "normalize"],
+        "INPUT.CUTOUT_LEN": 3,
+        "DATASET.ROOT": str(squares_root),
+        "DATASET.NAME": "Squares",
+        "DATALOADER.NUM_WORKERS": 0,
+        "DATALOADER.TRAIN_X.BATCH_SIZE": 10,
+        "OPTIM.NAME": "sgd",
+        "OPTIM.LR": 0.02,
+        "OPTIM.MAX_EPOCH": 4,
+        "OPTIM.LR_SCHEDULER": "cosine",
+        "OPTIM.WARMUP_EPOCH": 1,
+        "OPTIM.WARMUP_TYPE": "constant",
+        "TRAINER.NAME": "Tiny",
+    }
+
+
+@pytest.fixture
+def make_cfg(tiny_values):
+    """Function (other values) -> frozen configuration of a tiny run, with its seed set."""
+
+    def make(values=()):
+        cfg = get_cfg_default()
+        Tiny.extend_cfg(cfg)
+        merge_pairs(cfg, {**tiny_values, **dict(values)})
+        cfg.freeze()
+        set_random_seed(cfg.SEED)
+        return cfg
+
+    return make

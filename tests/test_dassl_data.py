@@ -1,0 +1,243 @@
+import pickle
+import random
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import COLOURS, SIZES
+from PIL import Image
+from torchvision import transforms as T
+
+from dassl.config import get_cfg_default, merge_pairs
+from dassl.data import DataManager, DatasetWrapper
+from dassl.data.data_manager import build_data_loader
+from dassl.data.datasets import DatasetBase, Datum, build_dataset
+from dassl.data.samplers import build_sampler
+from dassl.data.transforms import build_transform
+from dassl.data.transforms.transforms import Cutout, InstanceNormalization
+from dassl.utils import UserError, set_random_seed
+
+
+def items(counts):
+    """Items without files: `counts` is {label: number}, in this order."""
+    return [
+        SimpleNamespace(impath=f"{label}_{i}", label=label, classname=f"c{label}")
+        for label, count in counts.items()
+        for i in range(count)
+    ]
+
+
+def test_golden_few_shot_draw():
+    source = items({2: 10, 0: 10, 1: 10})
+    set_random_seed(1)
+    drawn = DatasetBase(train_x=source).generate_fewshot_dataset(source, num_shots=3)
+    assert [item.impath for item in drawn] == "2_2 2_1 2_4 0_1 0_7 0_8 1_7 1_6 1_3".split()
+
+
+def test_few_shot_draw_of_small_classes_and_several_sources():
+    big, small = items({0: 5, 1: 5}), items({0: 2, 1: 5})
+    dataset = DatasetBase(train_x=big)
+    assert dataset.generate_fewshot_dataset(big) is big
+    assert dataset.generate_fewshot_dataset(big, small) == (big, small)
+    first, second = dataset.generate_fewshot_dataset(big, small, num_shots=3)
+    assert Counter(item.label for item in first) == {0: 3, 1: 3}
+    assert second[:2] == small[:2] and len(second) == 5
+    repeated = dataset.generate_fewshot_dataset(small, num_shots=3, repeat=True)
+    assert Counter(item.label for item in repeated) == {0: 3, 1: 3}
+
+
+def test_few_shot_takes_train_then_up_to_four_of_val(make_cfg):
+    cfg = make_cfg({"DATASET.NUM_SHOTS": 6})
+    dataset = build_dataset(cfg)
+    after = random.getstate()
+    assert Counter(item.label for item in dataset.train_x) == dict.fromkeys(range(4), 6)
+    assert Counter(item.label for item in dataset.val) == dict.fromkeys(range(4), 4)
+    assert len(dataset.test) == 4 * SIZES["test"]
+    set_random_seed(cfg.SEED)
+    for shots, size in ((6, SIZES["train"]), (4, SIZES["val"])):
+        for _ in range(4):
+            random.sample(range(size), shots)
+    assert random.getstate() == after
+
+
+def test_more_shots_than_images_is_told(make_cfg):
+    dataset = DatasetBase(train_x=items({0: 5, 1: 3}))
+    cfg = make_cfg({"DATASET.NUM_SHOTS": 4})
+    with pytest.raises(UserError, match='NUM_SHOTS is 4, but class "c1" has only 3 training images.* at most 3'):
+        dataset.few_shot(cfg, dataset.train_x)
+
+
+def test_base_and_new_classes(make_cfg):
+    base = build_dataset(make_cfg({"DATASET.SUBSAMPLE_CLASSES": "base"}))
+    new = build_dataset(make_cfg({"DATASET.SUBSAMPLE_CLASSES": "new"}))
+    names = list(COLOURS)
+    assert (base.classnames, new.classnames) == (names[:2], names[2:])
+    assert new.lab2cname == {0: names[2], 1: names[3]} and new.num_classes == 2
+    assert {item.label for item in new.train_x + new.val + new.test} == {0, 1}
+    odd = [Datum(__file__, label=label, classname=str(label)) for label in (7, 3, 5)]
+    (kept,) = DatasetBase.subsample_classes(odd, subsample="base")
+    assert [(item.label, item.classname) for item in kept] == [(0, "3"), (1, "5")]
+    with pytest.raises(UserError, match="all, base or new"):
+        build_dataset(make_cfg({"DATASET.SUBSAMPLE_CLASSES": "old"}))
+
+
+def test_datum_pickles_by_the_path_other_repositories_know():
+    datum = Datum(__file__, label=3, domain=1, classname="x")
+    assert Datum.__module__ == "dassl.data.datasets.base_dataset"
+    assert pickle.loads(pickle.dumps(datum)).__dict__ == {
+        "_impath": __file__,
+        "_label": 3,
+        "_domain": 1,
+        "_classname": "x",
+    }
+    with pytest.raises(FileNotFoundError, match="no image at nowhere.png"):
+        Datum("nowhere.png")
+
+
+def test_unknown_data_set_names_the_nearest(make_cfg):
+    with pytest.raises(UserError, match='unknown data set .*"Square" .do you mean Squares'):
+        build_dataset(make_cfg({"DATASET.NAME": "Square"}))
+
+
+def input_cfg(**values):
+    cfg = get_cfg_default()
+    merge_pairs(cfg, {"INPUT.SIZE": (24, 16), "INPUT.INTERPOLATION": "bicubic"})
+    merge_pairs(cfg, {f"INPUT.{key}": value for key, value in values.items()})
+    return cfg
+
+
+def picture():
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
+
+
+def names(transform):
+    return [type(step).__name__ for step in transform.transforms]
+
+
+def test_test_pipeline_is_torchvisions():
+    cfg = input_cfg(TRANSFORMS=["random_resized_crop", "random_flip", "normalize"])
+    reference = T.Compose(
+        [
+            T.Resize(24, T.InterpolationMode.BICUBIC),
+            T.CenterCrop((24, 16)),
+            T.ToTensor(),
+            T.Normalize(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD),
+        ]
+    )
+    assert torch.equal(build_transform(cfg, is_train=False)(picture()), reference(picture()))
+
+
+def test_train_pipeline_is_torchvisions_draw_for_draw():
+    cfg = input_cfg(TRANSFORMS=["normalize", "random_flip", "random_resized_crop"])
+    reference = T.Compose(
+        [
+            T.RandomResizedCrop((24, 16), interpolation=T.InterpolationMode.BICUBIC),
+            T.RandomHorizontalFlip(),
+            T.ToTensor(),
+            T.Normalize(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD),
+        ]
+    )
+    transform = build_transform(cfg)
+    set_random_seed(0)
+    expected = [reference(picture()) for _ in range(3)]
+    set_random_seed(0)
+    assert all(torch.equal(transform(picture()), image) for image in expected)
+
+
+def test_train_order_does_not_depend_on_the_order_given():
+    everything = "instance_norm normalize cutout gaussian_blur randomgrayscale colorjitter random_flip random_crop"
+    transform = build_transform(input_cfg(), choices=everything.split())
+    assert names(transform) == [
+        "RandomCrop",
+        "RandomHorizontalFlip",
+        "ColorJitter",
+        "RandomGrayscale",
+        "RandomApply",
+        "ToTensor",
+        "Cutout",
+        "Normalize",
+        "InstanceNormalization",
+    ]
+    assert names(build_transform(input_cfg(), choices=["center_crop"])) == ["Resize", "ToTensor"]
+    for is_train in (True, False):
+        assert build_transform(input_cfg(), is_train, everything.split())(picture()).shape == (3, 24, 16)
+
+
+def test_unknown_transform_lists_what_is_allowed():
+    with pytest.raises(UserError, match='"random_flips".*do you mean random_flip.*available: random_flip, '):
+        build_transform(input_cfg(TRANSFORMS=["random_flips"]))
+    with pytest.raises(UserError, match='"cubic".*available: bilinear, bicubic, nearest'):
+        build_transform(input_cfg(INTERPOLATION="cubic"))
+    assert build_transform(input_cfg(NO_TRANSFORM=True)) is None
+
+
+def test_cutout_and_instance_normalization():
+    image = torch.rand(3, 12, 12) + 0.1
+    set_random_seed(0)
+    for _ in range(20):
+        holes = (Cutout(1, 4)(image) == 0).all(dim=0)
+        rows, columns = holes.any(dim=1).sum(), holes.any(dim=0).sum()
+        assert 2 <= rows <= 4 and 2 <= columns <= 4 and holes.sum() == rows * columns
+    assert image.min() > 0  # the input is left as it was
+    normalized = InstanceNormalization()(image)
+    assert torch.allclose(normalized.mean(dim=(1, 2)), torch.zeros(3), atol=1e-5)
+    assert torch.allclose(normalized.std(dim=(1, 2)), torch.ones(3), atol=1e-4)
+
+
+def test_wrapper_items(make_cfg):
+    cfg = make_cfg({"DATALOADER.RETURN_IMG0": True, "DATALOADER.K_TRANSFORMS": 2})
+    source = build_dataset(cfg).train_x
+    to_tensor = build_transform(cfg, is_train=False)
+    item = DatasetWrapper(cfg, source, transform=to_tensor, is_train=True)[5]
+    assert (item["label"], item["domain"], item["index"]) == (0, 0, 5) and item["impath"] == source[5].impath
+    assert len(item["img"]) == 2 and item["img"][0].shape == item["img0"].shape == (3, 8, 8)
+    assert DatasetWrapper(cfg, source, transform=to_tensor)[5]["img"].shape == (3, 8, 8)
+    pair = DatasetWrapper(cfg, source, transform=[to_tensor, T.ToTensor()])[0]
+    assert pair["img"].shape == (3, 8, 8) and pair["img2"].shape == (3, 20, 24)
+    assert isinstance(DatasetWrapper(cfg, source)[0]["img"], Image.Image)
+    with pytest.raises(ValueError, match="K_TRANSFORMS"):
+        DatasetWrapper(cfg, source, is_train=True)
+
+
+def test_data_manager(make_cfg, capsys):
+    cfg = make_cfg({"DATALOADER.TRAIN_X.BATCH_SIZE": 10, "DATALOADER.TEST.BATCH_SIZE": 10})
+    dm = DataManager(cfg)
+    assert len(dm.train_loader_x) == 3  # the last 6 of 36 are dropped
+    assert sum(len(batch["label"]) for batch in dm.test_loader) == 24
+    assert dm.num_classes == 4 and dm.dataset.classnames == list(COLOURS)
+    assert "# train_x  36" in capsys.readouterr().out
+    alone = build_data_loader(cfg, "RandomSampler", dm.dataset.train_x[:3], 10, tfm=T.ToTensor())
+    assert len(alone) == 1  # but not an only batch
+    with pytest.raises(UserError, match="has no training images"):
+        build_data_loader(cfg, data_source=[])
+
+
+def test_loader_draws_two_seeds_an_epoch(make_cfg):
+    loader = DataManager(make_cfg(), custom_tfm_train=T.ToTensor(), custom_tfm_test=T.ToTensor()).train_loader_x
+    set_random_seed(0)
+    list(loader)
+    after = torch.get_rng_state()
+    set_random_seed(0)
+    for _ in range(2):
+        torch.empty((), dtype=torch.int64).random_()
+    assert torch.equal(torch.get_rng_state(), after)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_unreadable_image_is_named_by_the_loader(make_cfg, tmp_path, workers):
+    (tmp_path / "broken.png").write_text("no image")
+    source = [Datum(str(tmp_path / "broken.png"))]
+    cfg = make_cfg({"DATALOADER.NUM_WORKERS": workers})
+    with pytest.raises(UserError) as error:
+        list(build_data_loader(cfg, data_source=source, tfm=T.ToTensor()))
+    assert str(error.value).startswith(f"cannot read image {tmp_path}/broken.png")
+
+
+def test_samplers():
+    source = items({0: 3, 1: 2})
+    assert list(build_sampler("SequentialSampler", data_source=source)) == [0, 1, 2, 3, 4]
+    assert sorted(build_sampler("RandomSampler", data_source=source)) == [0, 1, 2, 3, 4]
+    with pytest.raises(UserError, match="unknown sampler.*do you mean RandomSampler"):
+        build_sampler("RandomSample", data_source=source)

@@ -1,0 +1,189 @@
+"""Train and evaluate a trainer on a data set.
+
+The configuration is merged in this order: defaults, the nodes of trainers and data sets, the data set's file,
+the config files as given, flags, KEY VALUE pairs.
+"""
+
+import argparse
+import glob
+import os
+import os.path as osp
+import sys
+import time
+
+import torch
+import yaml
+
+import datasets  # noqa: F401 (registers the readers)
+import trainers  # noqa: F401 (registers the trainers)
+from dassl.config import flatten, get_cfg_default, merge_file, merge_pairs
+from dassl.data.datasets import DATASET_REGISTRY
+from dassl.engine import TRAINER_REGISTRY, build_trainer
+from dassl.utils import (
+    UserError,
+    collect_env_info,
+    package_versions,
+    set_random_seed,
+    setup_logger,
+    write_json,
+)
+
+FLAG_KEYS = {
+    "root": "DATASET.ROOT",
+    "output_dir": "OUTPUT_DIR",
+    "resume": "RESUME",
+    "seed": "SEED",
+    "source_domains": "DATASET.SOURCE_DOMAINS",
+    "target_domains": "DATASET.TARGET_DOMAINS",
+    "transforms": "INPUT.TRANSFORMS",
+    "trainer": "TRAINER.NAME",
+    "backbone": "MODEL.BACKBONE.NAME",
+    "head": "MODEL.HEAD.NAME",
+}
+# What may change when a run is continued: where and how long it runs and what it shows, not what it learns.
+FREE_KEYS = (
+    *("OUTPUT_DIR", "RESUME", "USE_CUDA", "VERBOSE", "TRAIN.", "TEST."),
+    *("DATASET.ROOT", "DATALOADER.NUM_WORKERS", "DATALOADER.TEST.", "OPTIM.MAX_EPOCH"),
+)
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise UserError(f"{message} (see --help)")
+
+
+def parse_args(argv):
+    parser = Parser(description="Train and evaluate a prompt learner.")
+    parser.add_argument("--root", help="folder of the data sets")
+    parser.add_argument("--output-dir", help="folder of the results; a run found there is continued")
+    parser.add_argument("--resume", help="folder of a run to continue in another output folder")
+    parser.add_argument("--seed", type=int, help="0 or more makes the run repeatable")
+    parser.add_argument("--source-domains", nargs="+", help="for data sets with domains")
+    parser.add_argument("--target-domains", nargs="+", help="for data sets with domains")
+    parser.add_argument("--transforms", nargs="+", help="image transforms in training")
+    parser.add_argument("--config-file", action="append", default=[], help="the method's; may be repeated")
+    parser.add_argument("--dataset-config-file", help="the data set's")
+    parser.add_argument("--trainer", help="name of the trainer")
+    parser.add_argument("--backbone", help="name of the backbone")
+    parser.add_argument("--head", help="name of the head")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate without training")
+    parser.add_argument("--model-dir", default="", help="run whose weights --eval-only loads")
+    parser.add_argument("--load-epoch", type=int, help="epoch of those weights; the best if not given")
+    parser.add_argument("--no-train", action="store_true", help="build everything and stop")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, after all flags")
+    return parser.parse_args(argv)
+
+
+def setup_cfg(args):
+    """Merge the configuration of a run and freeze it."""
+    cfg = get_cfg_default()
+    for registry in (TRAINER_REGISTRY, DATASET_REGISTRY):
+        for name in registry.registered_names():
+            if hasattr(registry.get(name), "extend_cfg"):
+                registry.get(name).extend_cfg(cfg)
+    for fpath in filter(None, [args.dataset_config_file, *args.config_file]):
+        merge_file(cfg, fpath)
+    flags = {key: getattr(args, name) for name, key in FLAG_KEYS.items()}
+    merge_pairs(cfg, {key: repr(value) for key, value in flags.items() if value not in (None, "")})
+    if len(args.opts) % 2:
+        raise UserError(f"options after the flags come in KEY VALUE pairs, got {' '.join(args.opts)}")
+    merge_pairs(cfg, dict(zip(args.opts[::2], args.opts[1::2], strict=True)))
+    cfg.freeze()
+    return cfg
+
+
+def has_checkpoint(directory):
+    return bool(glob.glob(osp.join(glob.escape(directory), "*", "checkpoint")))
+
+
+def check_same_run(cfg):
+    """Refuse to continue a run with other settings: its results would be those of neither."""
+    directory = cfg.RESUME or cfg.OUTPUT_DIR
+    fpath = osp.join(directory, "config.yaml")
+    if not has_checkpoint(directory) or not osp.isfile(fpath):
+        return
+    with open(fpath, encoding="utf-8") as file:
+        old = flatten(yaml.safe_load(file))
+    new = flatten(yaml.safe_load(cfg.dump()))
+    changed = [key for key in old if key in new and old[key] != new[key] and not key.startswith(FREE_KEYS)]
+    if changed:
+        changes = ", ".join(f"{key} {old[key]} -> {new[key]}" for key in changed)
+        raise UserError(f"{directory} holds a run with other settings ({changes}): choose another --output-dir")
+
+
+def set_determinism(seed):
+    """With a seed >= 0, the same machine computes the same bits again."""
+    if seed < 0:
+        torch.backends.cudnn.benchmark = True
+        return
+    set_random_seed(seed)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable only with it
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # takes time and is for finding bugs only
+
+
+def prepare(args, cfg):
+    """Set up a run and return its trainer: seed, log, config.yaml, data and model."""
+    set_determinism(cfg.SEED)
+    if not args.eval_only:
+        check_same_run(cfg)
+    setup_logger(cfg.OUTPUT_DIR)
+    print("** Arguments **", *(f"{name}: {value}" for name, value in sorted(vars(args).items())), sep="\n")
+    print(f"** Config **\n{cfg}\n** Environment **\n{collect_env_info()}\n")
+    with open(osp.join(cfg.OUTPUT_DIR, "config.yaml"), "w", encoding="utf-8") as file:
+        file.write(cfg.dump())
+    trainer = build_trainer(cfg)
+    if args.eval_only:
+        trainer.load_model(args.model_dir, epoch=args.load_epoch)
+    return trainer
+
+
+def run(args, cfg, trainer):
+    """Train and test, or only test, and write results.json."""
+    start = time.time()
+    if args.eval_only:
+        trainer.test()
+    else:
+        trainer.train()
+    results = {
+        "metrics": trainer.evaluator.results,
+        "dataset": cfg.DATASET.NAME,
+        "shots": cfg.DATASET.NUM_SHOTS,
+        "seed": cfg.SEED,
+        "trainer": cfg.TRAINER.NAME,
+        "backbone": cfg.MODEL.BACKBONE.NAME,
+        "seconds": round(time.time() - start, 3),
+        "epochs": args.load_epoch if args.eval_only else cfg.OPTIM.MAX_EPOCH,
+        "device": torch.cuda.get_device_name() if trainer.device.type == "cuda" else "cpu",
+        "versions": package_versions(),
+    }
+    write_json(results, osp.join(cfg.OUTPUT_DIR, "results.json"))
+
+
+def main(argv=None):
+    """Run train.py; return its exit code: 0, 2 for a mistake of the user, 130 if interrupted."""
+    console, cfg = sys.stdout, None
+    user_errors = (ValueError, OSError)  # in the set-up these are about what the user gave
+    try:
+        args = parse_args(argv)
+        cfg = setup_cfg(args)
+        trainer = prepare(args, cfg)
+        user_errors = (UserError, FloatingPointError)
+        if not args.no_train:
+            run(args, cfg, trainer)
+    except user_errors as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        saved = cfg is not None and has_checkpoint(cfg.OUTPUT_DIR)
+        then = "continues from the last checkpoint" if saved else "starts anew, there is no checkpoint yet"
+        print(f"interrupted: the same command {then}", file=sys.stderr)
+        return 130
+    finally:
+        sys.stdout = console
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
