@@ -1,0 +1,103 @@
+"""What the local prompts of a trained SOT-GLP share out: ``python scripts/figure.py RUN_FOLDER [IMAGE]``.
+
+Draws the picture, the support of the predicted class, and each local prompt's share of the transport plan.
+Without IMAGE it takes one of the test set.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import matplotlib
+import torch
+from PIL import Image, UnidentifiedImageError
+
+matplotlib.use("Agg")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import matplotlib.pyplot as plt  # noqa: E402
+
+import train  # noqa: E402
+from dassl.data.transforms import build_transform  # noqa: E402
+from dassl.engine import build_trainer  # noqa: E402
+from dassl.utils import read_image  # noqa: E402
+
+
+def load_run(folder):
+    """The trainer of a finished run, with its weights. Raises ValueError if it is no run of SOTGLP."""
+    config = folder / "config.yaml"
+    if not config.is_file():
+        raise ValueError(f"{folder} is no run: it has no config.yaml")
+    cfg = train.setup_cfg(train.parse_args(["--config-file", str(config)]))
+    if cfg.TRAINER.NAME != "SOTGLP":
+        raise ValueError(f"{folder} is a run of {cfg.TRAINER.NAME}, which has no local prompts: give one of SOTGLP")
+    trainer = build_trainer(cfg)
+    trainer.load_model(str(folder), epoch=cfg.OPTIM.MAX_EPOCH)
+    trainer.set_model_mode("eval")
+    return trainer
+
+
+@torch.no_grad()
+def shares(trainer, pixels):
+    """Predicted class, the support's patches (K,) and how each is divided among the N local prompts (K, N)."""
+    import sotglp
+
+    match = trainer.model(pixels[None].to(trainer.device))
+    label = sotglp.predict(match, trainer.model.logit_scale).combined[0].argmax().item()
+    plan = match.plan[0, label]
+    return label, match.support[0, label].cpu(), (plan / plan.sum(dim=-1, keepdim=True)).cpu()
+
+
+def patch_map(support, values, side):
+    """Values of the kept patches on the grid of all, NaN elsewhere."""
+    grid = torch.full((side * side,), float("nan"))
+    grid[support] = values
+    return grid.view(side, side)
+
+
+def draw(picture, label, support, share, side, path):
+    n_prompts = share.shape[1]
+    figure, axes = plt.subplots(1, 2 + n_prompts, figsize=(2.2 * (2 + n_prompts) + 0.6, 2.8), layout="constrained")
+    extent = (0, picture.width, picture.height, 0)
+    for axis in axes:
+        axis.imshow(picture, extent=extent, interpolation="nearest", alpha=1 if axis is axes[0] else 0.45)
+        axis.set_axis_off()
+    axes[0].set_title("picture")
+    axes[1].set_title(f"support of\n“{label}”")
+    axes[1].imshow(patch_map(support, 1.0, side), extent=extent, cmap="Greys_r", vmin=0, vmax=2, alpha=0.8)
+    for n in range(n_prompts):
+        axes[2 + n].set_title(f"local prompt {n + 1}\nmean share {share[:, n].mean():.0%}")
+        overlay = axes[2 + n].imshow(
+            patch_map(support, share[:, n], side), extent=extent, cmap="viridis", vmin=0, vmax=share.max(), alpha=0.9
+        )
+    figure.colorbar(overlay, ax=list(axes[2:]), shrink=0.8, label="share of the patch", format="{x:.0%}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("run", type=Path, help="output folder of a finished run of SOTGLP")
+    parser.add_argument("image", nargs="?", help="a picture; by default the first of the test set")
+    parser.add_argument("--out", type=Path, help="the figure; by default prompts.png in the run's folder")
+    args = parser.parse_args(argv)
+    try:
+        trainer = load_run(args.run)
+        picture = read_image(args.image or trainer.dm.dataset.test[0].impath)
+    except (ValueError, OSError, UnidentifiedImageError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    size = trainer.model.clip.visual.image_size
+    label, support, share = shares(trainer, build_transform(trainer.cfg, is_train=False)(picture))
+    # What the model saw of it: the square in the middle.
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    picture = picture.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BICUBIC)
+    patches = round((len(trainer.model.clip.visual.positional_embedding) - 1) ** 0.5)
+    path = args.out or args.run / "prompts.png"
+    draw(picture, trainer.lab2cname[label], support, share, patches, path)
+    print(f"Predicted {trainer.lab2cname[label]!r}; the figure is {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
