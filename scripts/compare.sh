@@ -6,17 +6,25 @@ cd "$(dirname "$0")/.."
 source scripts/run.sh
 setup "$@"
 
-read -ra seeds <<< "$SEEDS"
-total=$((1 + 4 * ${#seeds[@]})) number=0 trained=0
+# JOBS runs at a time: one on a GPU; without one a run a core, as small runs gain little from a second.
+cores=$(nproc)
+if nvidia-smi -L > /dev/null 2>&1; then JOBS=${JOBS:-1}; else JOBS=${JOBS:-$((cores < 4 ? cores : 4))}; fi
+((JOBS == 1)) || export OMP_NUM_THREADS=$((cores < JOBS ? 1 : cores / JOBS))
 
-# compare TRAINER VARIANT SEED [options]: a run whose log goes to its folder only, announced with an estimate.
+read -ra seeds <<< "$SEEDS"
+total=$((1 + 4 * ${#seeds[@]})) pids=()
+set -m # each run is a process group of its own, which can be interrupted as a whole
+trap 'for pid in $(jobs -rp); do kill -INT -- "-$pid"; done; wait 2> /dev/null' EXIT
+
+# compare TRAINER VARIANT SEED [options]: a run announced with an estimate; its log goes to its folder alone.
 compare() {
-    number=$((number + 1))
-    local left="" start=$SECONDS
-    if ((trained)); then left=", about $((SECONDS * (total - number + 1) / trained)) s left"; fi
-    echo "[$number/$total$left] $1 $2, seed $3"
-    run "$@" > /dev/null
-    if ((SECONDS > start)); then trained=$((trained + 1)); fi
+    local running finished left=""
+    while running=$(jobs -rp | wc -l) && ((running >= JOBS)); do wait -n; done
+    finished=$((${#pids[@]} - running))
+    if ((finished)); then left=", about $((SECONDS * (total - finished) / finished)) s left"; fi
+    echo "[$((${#pids[@]} + 1))/$total$left] $1 $2, seed $3"
+    run "$@" 2>&1 > /dev/null | cat >&2 & # through cat, so that no progress bars of several runs mix
+    pids+=($!)
 }
 
 compare ZeroshotCLIP one-template 1 --eval-only "${@:3}"
@@ -26,9 +34,10 @@ for seed in "${seeds[@]}"; do
     compare SOTGLP with-projection "$seed" "${@:3}"
     compare SOTGLP projection-free "$seed" "${@:3}" TRAINER.SOTGLP.PROJECTION False
 done
+for pid in "${pids[@]}"; do wait "$pid"; done
 
 out=$OUTPUT/$DATASET/compare_${BACKBONE}_${SHOTS}shots
-"$PYTHON" scripts/table.py --out "$out" "$(folder ZeroshotCLIP one-template)" \
+"$PYTHON" -m scripts.table --out "$out" "$(folder ZeroshotCLIP one-template)" \
     "$(folder CoOp shared-context)" "$(folder CoOp class-specific-contexts)" \
     "$(folder SOTGLP with-projection)" "$(folder SOTGLP projection-free)"
-"$PYTHON" scripts/figure.py "$(folder SOTGLP with-projection)/seed${seeds[0]}" --out "$out/prompts.png"
+"$PYTHON" -m scripts.figure "$(folder SOTGLP with-projection)/seed${seeds[0]}" --out "$out/prompts.png"

@@ -1,25 +1,23 @@
-"""What the local prompts of a trained SOT-GLP share out: ``python scripts/figure.py RUN_FOLDER [IMAGE]``.
+"""What the local prompts of a trained SOT-GLP share out: ``python -m scripts.figure RUN_FOLDER [IMAGE]``.
 
 Draws the picture, the support of the predicted class, and each local prompt's share of the transport plan.
 Without IMAGE it takes one of the test set.
 """
 
 import argparse
+import contextlib
+import io
 import sys
 from pathlib import Path
 
-import matplotlib
 import torch
+from matplotlib.figure import Figure
 from PIL import Image, UnidentifiedImageError
 
-matplotlib.use("Agg")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import matplotlib.pyplot as plt  # noqa: E402
-
-import train  # noqa: E402
-from dassl.data.transforms import build_transform  # noqa: E402
-from dassl.engine import build_trainer  # noqa: E402
-from dassl.utils import read_image  # noqa: E402
+import sotglp
+import train
+from dassl.engine import build_trainer
+from dassl.utils import read_image
 
 
 def load_run(folder):
@@ -30,8 +28,9 @@ def load_run(folder):
     cfg = train.setup_cfg(train.parse_args(["--config-file", str(config)]))
     if cfg.TRAINER.NAME != "SOTGLP":
         raise ValueError(f"{folder} is a run of {cfg.TRAINER.NAME}, which has no local prompts: give one of SOTGLP")
-    trainer = build_trainer(cfg)
-    trainer.load_model(str(folder), epoch=cfg.OPTIM.MAX_EPOCH)
+    with contextlib.redirect_stdout(io.StringIO()):  # the log of the set-up, which the run's own log.txt holds
+        trainer = build_trainer(cfg)
+        trainer.load_model(str(folder), epoch=cfg.OPTIM.MAX_EPOCH)
     trainer.set_model_mode("eval")
     return trainer
 
@@ -39,8 +38,6 @@ def load_run(folder):
 @torch.no_grad()
 def shares(trainer, pixels):
     """Predicted class, the support's patches (K,) and how each is divided among the N local prompts (K, N)."""
-    import sotglp
-
     match = trainer.model(pixels[None].to(trainer.device))
     label = sotglp.predict(match, trainer.model.logit_scale).combined[0].argmax().item()
     plan = match.plan[0, label]
@@ -56,7 +53,8 @@ def patch_map(support, values, side):
 
 def draw(picture, label, support, share, side, path):
     n_prompts = share.shape[1]
-    figure, axes = plt.subplots(1, 2 + n_prompts, figsize=(2.2 * (2 + n_prompts) + 0.6, 2.8), layout="constrained")
+    figure = Figure(figsize=(2.2 * (2 + n_prompts) + 0.6, 2.8), layout="constrained")
+    axes = figure.subplots(1, 2 + n_prompts)
     extent = (0, picture.width, picture.height, 0)
     for axis in axes:
         axis.imshow(picture, extent=extent, interpolation="nearest", alpha=1 if axis is axes[0] else 0.45)
@@ -65,7 +63,7 @@ def draw(picture, label, support, share, side, path):
     axes[1].set_title(f"support of\n“{label}”")
     axes[1].imshow(patch_map(support, 1.0, side), extent=extent, cmap="Greys_r", vmin=0, vmax=2, alpha=0.8)
     for n in range(n_prompts):
-        axes[2 + n].set_title(f"local prompt {n + 1}\nmean share {share[:, n].mean():.0%}")
+        axes[2 + n].set_title(f"share of\nlocal prompt {n + 1}")
         overlay = axes[2 + n].imshow(
             patch_map(support, share[:, n], side), extent=extent, cmap="viridis", vmin=0, vmax=share.max(), alpha=0.9
         )
@@ -87,7 +85,7 @@ def main(argv=None):
         print(f"error: {error}", file=sys.stderr)
         return 2
     size = trainer.model.clip.visual.image_size
-    label, support, share = shares(trainer, build_transform(trainer.cfg, is_train=False)(picture))
+    label, support, share = shares(trainer, trainer.test_loader.dataset.transform(picture))
     # What the model saw of it: the square in the middle.
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2

@@ -1,4 +1,4 @@
-"""Table and bar chart of finished runs: ``python scripts/table.py --out FOLDER GROUP...``.
+"""Table and bar chart of finished runs: ``python -m scripts.table --out FOLDER GROUP...``.
 
 A GROUP is a folder with one sub-folder a seed, each with a results.json. Prints mean and standard deviation over
 the seeds, and writes table.md, table.csv and table.png into FOLDER.
@@ -11,11 +11,8 @@ import statistics
 import sys
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-from tabulate import tabulate  # noqa: E402
+from matplotlib.figure import Figure
+from tabulate import tabulate
 
 COLUMNS = {"accuracy": "accuracy", "accuracy_global": "global branch", "accuracy_local": "local branch"}
 HEADERS = ["method", "seeds", *COLUMNS.values(), "seconds"]
@@ -58,7 +55,8 @@ def write_csv(rows, path):
 
 def draw(rows, title, path):
     """Accuracy of each method as a bar, its standard deviation as a whisker."""
-    figure, axes = plt.subplots(figsize=(7, 0.5 * len(rows) + 1.2), layout="constrained")
+    figure = Figure(figsize=(7, 0.5 * len(rows) + 1.2), layout="constrained")
+    axes = figure.subplots()
     means, deviations = zip(*(row["accuracy"] for row in rows), strict=True)
     colours = ["#0072b2" if row["method"].startswith("SOTGLP") else "#999999" for row in rows]
     whiskers = [deviation or 0 for deviation in deviations]

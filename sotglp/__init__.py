@@ -2,7 +2,7 @@
 
 from sotglp.backbones import load_clip
 from sotglp.clip import CLIP
-from sotglp.loss import draw_prompts, sotglp_loss
+from sotglp.loss import draw_prompts, kept_prompts, sotglp_loss
 from sotglp.model import SOTGLP, Match
 from sotglp.prompts import Prompts, context_from_text
 from sotglp.scores import gl_mcm, l_mcm, mcm, predict
@@ -17,6 +17,7 @@ __all__ = [
     "context_from_text",
     "draw_prompts",
     "gl_mcm",
+    "kept_prompts",
     "l_mcm",
     "load_clip",
     "mcm",

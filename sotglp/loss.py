@@ -4,12 +4,16 @@ import torch
 import torch.nn.functional as F
 
 
-def draw_prompts(n_images, n_prompts, p, device=None):
-    """Prompt dropout: for each image the global prompts that count, (B, max(G - int(p G), 1)), with replacement."""
+def kept_prompts(n_prompts, p):
+    """How many of G global prompts stay under prompt dropout p: max(G - int(p G), 1). ValueError for another p."""
     if not 0 <= p <= 1:
         raise ValueError(f"the prompt dropout is a share from 0 to 1, not {p}")
-    kept = max(n_prompts - int(p * n_prompts), 1)
-    return torch.randint(n_prompts, (n_images, kept), device=device)
+    return max(n_prompts - int(p * n_prompts), 1)
+
+
+def draw_prompts(n_images, n_prompts, p, device=None):
+    """Prompt dropout: the global prompts (B, kept) that count for each image, drawn with replacement."""
+    return torch.randint(n_prompts, (n_images, kept_prompts(n_prompts, p)), device=device)
 
 
 def sotglp_loss(match, targets, logit_scale, drawn):

@@ -57,6 +57,7 @@ class SOTGLP(nn.Module):
         n_patches = len(clip.visual.positional_embedding) - 1
         if not 1 <= topk <= n_patches:
             raise ValueError(f"the support holds 1 to P = {n_patches} patches of an image, not {topk}")
+        transport_plan(torch.zeros(1, 1), eps)  # refuses an impossible eps now, not after the first images
         words = context_from_text(clip, context)
         width = clip.visual.proj.shape[0]
         self.clip = clip.requires_grad_(False)

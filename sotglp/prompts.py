@@ -50,13 +50,11 @@ class Prompts(nn.Module):
             room = len(clip.positional_embedding) - 2 - length
             if len(pieces) > room:
                 raise ValueError(f"class name {name!r} has {len(pieces)} tokens, the context leaves room for {room}")
-            if clip.known_tokens is not None and not clip.known_tokens.issuperset(pieces):
-                unseen = [w for w in name.split() if not clip.known_tokens.issuperset(_TOKENIZER.encode(w))]
-                warnings.warn(f"class name {name!r}: this CLIP never saw {', '.join(map(repr, unseen))}", stacklevel=1)
             row = [*[0] * before, *pieces, *[0] * (length - before)]
             rows.append(torch.tensor([_TOKENIZER.sot_token_id, *row, _TOKENIZER.eot_token_id]))
             after = 1 + before + len(pieces)
             slots.append([*range(1, 1 + before), *range(after, after + length - before)])
+        _warn_of_unseen_words(clip, names)
         eot = torch.tensor([len(row) - 1 for row in rows])
         ids = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(clip.token_embedding.weight.device)
         self.context = nn.Parameter(context.to(clip.token_embedding.weight).clone())
@@ -81,3 +79,12 @@ class Prompts(nn.Module):
         embeddings = self.embeddings()
         eot = self.eot.repeat_interleave(embeddings.shape[1])
         return clip.encode_prompts(embeddings.flatten(0, 1), eot).unflatten(0, embeddings.shape[:2])
+
+
+def _warn_of_unseen_words(clip, names):
+    if clip.known_tokens is None:
+        return
+    words = {word: None for name in names for word in name.split()}  # in order, each once
+    unseen = [word for word in words if not clip.known_tokens.issuperset(_TOKENIZER.encode(word))]
+    if unseen:
+        warnings.warn(f"this CLIP never saw these words of the class names: {', '.join(unseen)}", stacklevel=1)

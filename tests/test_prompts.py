@@ -65,6 +65,6 @@ def test_too_long_a_name_is_refused(clip):
 def test_unseen_words_are_told(clip):
     tokenizer = open_clip.tokenizer.SimpleTokenizer()
     clip.known_tokens = frozenset(tokenizer.encode("great shark"))
-    with pytest.warns(UserWarning, match="'great white shark'.*never saw 'white'"):
+    with pytest.warns(UserWarning, match="never saw .*: white$"):
         Prompts(clip, ["great white shark"], torch.randn(1, 4, 64))
     clip.known_tokens = None

@@ -33,6 +33,9 @@ class SOTGLP(TrainerX):
         node.PROMPT_DROPOUT = 0.75  # share of the global prompts left out for each training image
         node.PREC = "amp"  # fp32, amp or fp16
 
+    def check_cfg(self, cfg):
+        sotglp.kept_prompts(cfg.TRAINER.SOTGLP.N_GLOBAL, cfg.TRAINER.SOTGLP.PROMPT_DROPOUT)
+
     def build_model(self):
         cfg, node = self.cfg, self.cfg.TRAINER.SOTGLP
         self.precision = MixedPrecision(node.PREC, self.device)

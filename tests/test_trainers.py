@@ -1,0 +1,185 @@
+"""The trainers through train.py: on the embedded benchmark, and the full-size path on a miniature ImageNet."""
+
+import json
+import os
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import sotglp
+from dassl.utils import load_checkpoint
+from train import main
+
+SMALL = [
+    "--dataset-config-file",
+    "configs/datasets/fashion_mnist.yaml",
+    "--config-file",
+    "configs/backbones/small.yaml",
+]
+QUICK = ["DATASET.NUM_SHOTS", "2", "OPTIM.MAX_EPOCH", "2", "DATALOADER.TRAIN_X.BATCH_SIZE", "10"]
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+def train(data, tmp_path):
+    """Function (trainer, name, more arguments) -> results of a quick run on Fashion-MNIST into tmp_path/name."""
+
+    def run(trainer, name, *arguments, options=QUICK):
+        out = tmp_path / name
+        common = ["--trainer", trainer, "--root", str(data), "--output-dir", str(out), "--seed", "1", *SMALL]
+        assert main([*common, *arguments, *options]) == 0
+        return json.loads((out / "results.json").read_text())
+
+    return run
+
+
+def test_sotglp_from_training_to_evaluation(train, tmp_path):
+    results = train("SOTGLP", "first")
+    again = train("SOTGLP", "second")
+    assert results["metrics"] == again["metrics"]
+    assert {"accuracy", "accuracy_global", "accuracy_local"} <= set(results["metrics"])
+    loaded = train("SOTGLP", "eval", "--eval-only", "--model-dir", str(tmp_path / "first"), "--load-epoch", "2")
+    assert loaded["metrics"] == results["metrics"]
+
+    checkpoint = tmp_path / "first" / "prompt_learner" / "model.pth.tar-2"
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    assert shapes == {
+        "global_prompts.context": (3, 4, 128),
+        "local_prompts.context": (10, 4, 4, 128),
+        "projection.weight": (128, 128),
+    }
+    assert checkpoint.stat().st_size < 500_000
+
+
+def test_sotglp_learns(train):
+    """Two shots and a few epochs lift it well above the zero-shot CLIP's prompts on the same images."""
+    quick = ["DATASET.NUM_SHOTS", "4", "OPTIM.MAX_EPOCH", "12", "OPTIM.NAME", "sgd", "OPTIM.LR", "0.05"]
+    zero_shot = train("ZeroshotCLIP", "zero_shot", "--eval-only", options=[])["metrics"]["accuracy"]
+    assert zero_shot > 15  # of 10 classes
+    assert train("SOTGLP", "sotglp", options=quick)["metrics"]["accuracy"] > zero_shot + 5
+
+
+def test_the_projection_free_variant_has_no_projection(train, tmp_path):
+    train("SOTGLP", "free", options=[*QUICK, "TRAINER.SOTGLP.PROJECTION", "False"])
+    state = load_checkpoint(str(tmp_path / "free" / "prompt_learner" / "model.pth.tar-2"))["state_dict"]
+    assert set(state) == {"global_prompts.context", "local_prompts.context"}
+
+
+@pytest.mark.parametrize(
+    "options, shape",
+    [
+        ([], (1, 16, 128)),
+        (["TRAINER.COOP.CSC", "True", "TRAINER.COOP.CLASS_TOKEN_POSITION", "middle"], (10, 1, 16, 128)),
+        (["TRAINER.COOP.CTX_INIT", "a photo of a", "TRAINER.COOP.CLASS_TOKEN_POSITION", "front"], (1, 4, 128)),
+    ],
+)
+def test_coop_contexts(train, tmp_path, options, shape):
+    train("CoOp", "coop", options=[*QUICK, *options])
+    state = load_checkpoint(str(tmp_path / "coop" / "prompt_learner" / "model.pth.tar-2"))["state_dict"]
+    assert {name: tuple(value.shape) for name, value in state.items()} == {"context": shape}
+
+
+@pytest.mark.parametrize(
+    "trainer, options, message",
+    [
+        ("SOTGLP", ["TRAINER.SOTGLP.TOPK", "65"], "1 to P = 64 patches"),
+        ("SOTGLP", ["TRAINER.SOTGLP.LOCAL_INIT", "zeros"], "xavier or orthogonal"),
+        ("SOTGLP", ["TRAINER.SOTGLP.PREC", "fp8"], "fp32, amp, fp16"),
+        ("SOTGLP", ["TRAINER.SOTGLP.EPS", "0."], "eps must be positive"),
+        ("SOTGLP", ["TRAINER.SOTGLP.PROMPT_DROPOUT", "2."], "from 0 to 1"),
+        ("SOTGLP", ["INPUT.SIZE", "(32, 32)"], "INPUT.SIZE is (32, 32), but this CLIP was pretrained with (64, 64)"),
+        ("SOTGLP", ["MODEL.BACKBONE.NAME", "RN50"], "backbone RN50 is a ResNet"),
+        ("CoOp", ["TRAINER.COOP.CLASS_TOKEN_POSITION", "left"], "end, middle, front"),
+        ("ZeroshotCLIP", ["TRAINER.ZEROSHOTCLIP.TEMPLATE", "a photo"], "needs one {}"),
+    ],
+)
+def test_impossible_settings_are_one_line(trainer, options, message, data, tmp_path, capsys):
+    arguments = ["--trainer", trainer, "--root", str(data), "--output-dir", str(tmp_path), *SMALL, *QUICK, *options]
+    assert main(arguments) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and message in lines[0]
+
+
+@pytest.fixture(scope="session")
+def imagenet(tmp_path_factory):
+    """A miniature ImageNet: two classes, two training images and one validation image each."""
+    root = tmp_path_factory.mktemp("imagenet_root")
+    names = {"n01440764": "tench", "n01484850": "great white shark"}
+    generator = np.random.default_rng(0)
+    for wnid in names:
+        for split, count in (("train", 2), ("val", 1)):
+            folder = root / "imagenet" / "images" / split / wnid
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = generator.integers(0, 256, (260, 300, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.JPEG")
+    lines = "".join(f"{wnid} {name}\n" for wnid, name in names.items())
+    (root / "imagenet" / "classnames.txt").write_text(lines)
+    return root
+
+
+@pytest.fixture(scope="session")
+def vit_b16(tmp_path_factory):
+    """A ViT-B/16 with random weights, in half precision, as OpenAI's files hold it."""
+    torch.manual_seed(0)
+    clip = sotglp.CLIP(
+        embed_dim=512, image_size=224, patch_size=16, vision_width=768, vision_layers=12, text_width=512, text_layers=12
+    )
+    path = tmp_path_factory.mktemp("weights") / "ViT-B-16.pt"
+    torch.save(clip.half().state_dict(), path)
+    return path
+
+
+def bash(*command, **environment):
+    return subprocess.run(["bash", *command], capture_output=True, text=True, env={**os.environ, **environment})
+
+
+def test_the_full_size_script(imagenet, vit_b16, tmp_path):
+    """scripts/sotglp/main.sh on ViT-B/16 with the paper's ImageNet values, but for the number of epochs."""
+    settings = {"DATA": str(imagenet), "OUTPUT": str(tmp_path), "SEEDS": "1"}
+    command = ["scripts/sotglp/main.sh", "imagenet", "2", "--backbone", str(vit_b16)]
+    quick = ["OPTIM.MAX_EPOCH", "1", "DATALOADER.NUM_WORKERS", "0"]
+    done = bash(*command, *quick, **settings)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "imagenet" / "SOTGLP" / "vit_b16_2shots" / "with-projection" / "seed1"
+    results = json.loads((run / "results.json").read_text())
+    assert set(results["metrics"]["per_class_accuracy"]) == {"tench", "great white shark"}
+    config = (run / "config.yaml").read_text()
+    assert "BATCH_SIZE: 256" in config and "N_LOCAL: 4" in config and "LR: 0.01\n" in config
+
+    again = bash(*command, *quick, **settings)
+    assert again.returncode == 0 and "Finished before" in again.stdout
+
+
+def test_without_data_the_script_says_what_is_missing(tmp_path):
+    done = bash("scripts/sotglp/main.sh", "imagenet", "16", DATA=str(tmp_path / "none"), OUTPUT=str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
+    assert "imagenet/classnames.txt" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["imagenet"], ["imagenet", "many"], ["imagnet", "16"]])
+def test_wrong_arguments_of_a_script_are_one_line(arguments):
+    done = bash("scripts/sotglp/main.sh", *arguments)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1 and "fashion_mnist" in done.stderr
+
+
+def test_compare_ends_in_a_table_and_pictures(data, tmp_path):
+    settings = {"DATA": str(data), "OUTPUT": str(tmp_path), "SEEDS": "1 2"}
+    done = bash("scripts/compare.sh", "fashion_mnist", "1", "OPTIM.MAX_EPOCH", "1", **settings)
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "fashion_mnist" / "compare_small_1shots"
+    assert {path.name for path in out.iterdir()} == {"table.md", "table.csv", "table.png", "prompts.png"}
+    table = (out / "table.csv").read_text().splitlines()
+    assert [line.split(",")[0].strip('"') for line in table[1:]] == ["ZeroshotCLIP", "CoOp", "CoOp", "SOTGLP", "SOTGLP"]
+    for name in ("table.png", "prompts.png"):
+        assert np.asarray(Image.open(out / name).convert("L")).std() > 10
