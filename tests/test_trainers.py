@@ -19,7 +19,7 @@ SMALL = [
     "--config-file",
     "configs/backbones/small.yaml",
 ]
-QUICK = ["DATASET.NUM_SHOTS", "2", "OPTIM.MAX_EPOCH", "2", "DATALOADER.TRAIN_X.BATCH_SIZE", "10"]
+QUICK = ["DATASET.NUM_SHOTS", "2", "OPTIM.MAX_EPOCH", "2", "DATALOADER.TRAIN_X.BATCH_SIZE", "10", "TEST.SPLIT", "val"]
 
 
 @pytest.fixture(scope="session")
@@ -60,11 +60,11 @@ def test_sotglp_from_training_to_evaluation(train, tmp_path):
 
 
 def test_sotglp_learns(train):
-    """Two shots and a few epochs lift it well above the zero-shot CLIP's prompts on the same images."""
-    quick = ["DATASET.NUM_SHOTS", "4", "OPTIM.MAX_EPOCH", "12", "OPTIM.NAME", "sgd", "OPTIM.LR", "0.05"]
+    """A minute of training is not needed to leave the zero-shot CLIP behind."""
+    options = ["DATASET.NUM_SHOTS", "16", "OPTIM.MAX_EPOCH", "15", "OPTIM.NAME", "sgd", "OPTIM.LR", "0.05"]
     zero_shot = train("ZeroshotCLIP", "zero_shot", "--eval-only", options=[])["metrics"]["accuracy"]
     assert zero_shot > 15  # of 10 classes
-    assert train("SOTGLP", "sotglp", options=quick)["metrics"]["accuracy"] > zero_shot + 5
+    assert train("SOTGLP", "sotglp", options=options)["metrics"]["accuracy"] > zero_shot + 5
 
 
 def test_the_projection_free_variant_has_no_projection(train, tmp_path):
@@ -174,8 +174,8 @@ def test_wrong_arguments_of_a_script_are_one_line(arguments):
 
 
 def test_compare_ends_in_a_table_and_pictures(data, tmp_path):
-    settings = {"DATA": str(data), "OUTPUT": str(tmp_path), "SEEDS": "1 2"}
-    done = bash("scripts/compare.sh", "fashion_mnist", "1", "OPTIM.MAX_EPOCH", "1", **settings)
+    settings = {"DATA": str(data), "OUTPUT": str(tmp_path), "SEEDS": "1"}
+    done = bash("scripts/compare.sh", "fashion_mnist", "1", "OPTIM.MAX_EPOCH", "1", "TEST.SPLIT", "val", **settings)
     assert done.returncode == 0, done.stderr
     out = tmp_path / "fashion_mnist" / "compare_small_1shots"
     assert {path.name for path in out.iterdir()} == {"table.md", "table.csv", "table.png", "prompts.png"}
