@@ -1,0 +1,178 @@
+"""Pictures for pretraining: RGBA drawings placed, coloured, set on backgrounds and spoilt, in batched operations.
+
+Whatever is done to a picture that a caption can name is reported as its attributes.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torchvision.transforms.v2.functional import gaussian_blur
+
+from scripts.embedded.captions import COLORS, COLUMN
+
+# How often each thing is done, at strength 1.
+CHANCE = {
+    "gray": 0.15,
+    "dark": 0.03,
+    "inverted": 0.03,
+    "blurred": 0.08,
+    "pixelated": 0.05,
+    "noisy": 0.02,
+    "silhouette": 0.03,
+    "outline": 0.04,
+    "contour": 0.1,
+    "rotated": 0.08,
+    "upside down": 0.02,
+    "small": 0.08,
+    "large": 0.08,
+}
+LUMA = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+
+
+class Augmenter:
+    """Draws all randomness from one generator, so a batch depends on its seed only.
+
+    ``strength`` multiplies the chances of everything that is done to pictures.
+    """
+
+    def __init__(self, generator, strength=1.0):
+        self.generator, self.strength = generator, strength
+
+    def uniform(self, size, low=0.0, high=1.0):
+        return torch.rand(size, generator=self.generator) * (high - low) + low
+
+    def __call__(self, pictures, styles):
+        """pictures (B, 4, S, S) uint8 RGBA; styles list of B names.
+
+        Returns images (B, 3, S, S) in [0, 1], coverage (B, S, S) of the object, attributes (B, K) bool.
+        """
+        batch = len(pictures)
+        done = {name: self.uniform(batch) < chance * self.strength for name, chance in CHANCE.items()}
+        done["large"] &= ~done["small"]
+        done["upside down"] &= ~done["rotated"]
+        done["silhouette"] &= ~done["outline"]
+        done["contour"] &= ~(done["outline"] | done["silhouette"])
+        done["dark"] &= ~done["inverted"]
+        premultiplied = pictures.float() / 255
+        premultiplied[:, :3] *= premultiplied[:, 3:]
+        placed = self.place(premultiplied, done)
+        color, alpha = self.recolor(placed[:, :3], placed[:, 3:]), placed[:, 3:]
+        color = torch.where(_column(done["silhouette"]), alpha * self.uniform((batch, 3, 1, 1), 0, 0.25), color)
+        background, names = self.background(batch, pictures.shape[-1], white=done["outline"])
+        images = self.spoil((color + background * (1 - alpha)).clamp_(0, 1), done)
+
+        attributes = torch.zeros(batch, len(COLUMN), dtype=torch.bool)
+        for name, where in done.items():
+            attributes[:, COLUMN[name]] = where
+        recolored = done["gray"] | done["dark"] | done["inverted"]
+        for i, (style, name) in enumerate(zip(styles, names, strict=True)):
+            # A silhouette or an outline shows no style; a background that was recoloured is not what it was.
+            attributes[i, COLUMN[style]] = not (done["silhouette"][i] or done["outline"][i])
+            attributes[i, COLUMN[f"{name} background"]] = not recolored[i]
+        return images, alpha[:, 0], attributes
+
+    def place(self, pictures, done):
+        """Scale, rotate, shear, mirror and shift."""
+        batch = len(pictures)
+        scale = self.uniform(batch, 0.7, 1.08)
+        scale = torch.where(done["small"], self.uniform(batch, 0.35, 0.6), scale)
+        scale = torch.where(done["large"], self.uniform(batch, 1.25, 1.7), scale)
+        angle = self.uniform(batch, -0.2, 0.2)
+        side = torch.where(self.uniform(batch) < 0.5, -1.0, 1.0)
+        angle = torch.where(done["rotated"], side * self.uniform(batch, 0.5, math.pi / 2), angle)
+        angle = angle + math.pi * done["upside down"]
+        stretch, shear = self.uniform(batch, -0.15, 0.15).exp(), self.uniform(batch, -0.15, 0.15)
+        mirror = torch.where(self.uniform(batch) < 0.5, -1.0, 1.0)
+        cos, sin = angle.cos(), angle.sin()
+        # The grid takes output to input coordinates: rotation, then shear and stretch, over the scale.
+        theta = torch.stack(
+            [
+                torch.stack([mirror * stretch * (cos + shear * sin), mirror * stretch * (shear * cos - sin)], -1),
+                torch.stack([sin / stretch, cos / stretch], -1),
+            ],
+            1,
+        ) / scale.view(-1, 1, 1)
+        slack = (1 - scale).abs().clamp(min=0.08)
+        shift = self.uniform((batch, 2), -1, 1) * slack[:, None]
+        theta = torch.cat([theta, -(theta @ shift[:, :, None])], dim=-1)
+        grid = F.affine_grid(theta, list(pictures.shape), align_corners=False)
+        return F.grid_sample(pictures, grid, align_corners=False)
+
+    def recolor(self, color, alpha):
+        """Mix the object's channels a little, or now and then a lot; then brightness and contrast."""
+        batch = len(color)
+        strength = torch.where(self.uniform(batch) < 0.15 * self.strength, 0.5, 0.08).view(-1, 1, 1)
+        mix = torch.eye(3) + strength * self.uniform((batch, 3, 3), -1, 1)
+        mix = mix / mix.sum(dim=-1, keepdim=True).clamp(min=0.5)
+        mixed = torch.einsum("bij,bjhw->bihw", mix, color)
+        gain, offset = self.uniform((batch, 1, 1, 1), 0.75, 1.25), self.uniform((batch, 1, 1, 1), -0.1, 0.1)
+        return torch.minimum((mixed * gain + offset * alpha).clamp_(min=0), alpha)
+
+    def background(self, batch, size, white):
+        """(B, 3, S, S) backgrounds and their names."""
+        kind = torch.multinomial(torch.tensor([0.5, 0.05, 0.27, 0.1, 0.08]), batch, True, generator=self.generator)
+        kind[white] = 0
+        palette = torch.tensor(list(COLORS.values()))
+        choice = torch.randint(len(palette), (batch, 2), generator=self.generator)
+        colors = (palette[choice] + self.uniform((batch, 2, 3), -0.1, 0.1)).clamp_(0, 1)
+        plain = torch.where((kind == 0)[:, None], self.uniform((batch, 1), 0.94, 1.0), colors[:, 0])
+        plain = torch.where((kind == 1)[:, None], self.uniform((batch, 1), 0.0, 0.08), plain)
+        result = plain[:, :, None, None].expand(-1, -1, size, size).clone()
+        ramp = torch.linspace(0, 1, size)
+        for i in torch.where(kind == 3)[0]:
+            field = ramp[:, None] if self.uniform(()) < 0.5 else ramp[None, :].expand(size, size)
+            result[i] = torch.lerp(colors[i, 0].view(3, 1, 1), colors[i, 1].view(3, 1, 1), field)
+        busy = torch.where(kind == 4)[0]
+        coarse = self.uniform((len(busy), 3, 10, 10))
+        result[busy] = F.interpolate(coarse, size=(size, size), mode="bilinear")
+        color_names, kinds = list(COLORS), ["white", "black", None, "gradient", "busy"]
+        return result, [kinds[k] or color_names[c] for k, c in zip(kind.tolist(), choice[:, 0].tolist(), strict=True)]
+
+    def spoil(self, images, done):
+        """What is done to the whole picture; each on the pictures it falls on only."""
+        for name in ("outline", "contour", "gray", "pixelated", "blurred", "noisy", "dark", "inverted"):
+            where = torch.where(done[name])[0]
+            if len(where):
+                images[where] = getattr(self, name)(images[where])
+        return images
+
+    def outline(self, images):
+        return self.ink(images).expand(-1, 3, -1, -1)
+
+    def contour(self, images):
+        return images * self.ink(images)
+
+    def ink(self, images):
+        """(B, 1, S, S): black where the brightness has edges, else white."""
+        luma = F.pad((images * LUMA).sum(1), (1, 1, 1, 1), mode="replicate")
+        edges = (luma[:, 1:-1, 2:] - luma[:, 1:-1, :-2]).abs() + (luma[:, 2:, 1:-1] - luma[:, :-2, 1:-1]).abs()
+        return (1 - 2.5 * edges).clamp_(0, 1)[:, None]
+
+    def gray(self, images):
+        return (images * LUMA).sum(1, keepdim=True).expand(-1, 3, -1, -1)
+
+    def pixelated(self, images):
+        return F.interpolate(F.avg_pool2d(images, 4), scale_factor=4, mode="nearest")
+
+    def blurred(self, images):
+        return gaussian_blur(images, [9, 9], [float(self.uniform((), 1.2, 2.4))] * 2)
+
+    def noisy(self, images):
+        return (images + 0.1 * torch.randn(images.shape, generator=self.generator)).clamp_(0, 1)
+
+    def dark(self, images):
+        return images * self.uniform((len(images), 1, 1, 1), 0.2, 0.5)
+
+    def inverted(self, images):
+        return 1 - images
+
+
+def _column(x):
+    return x.view(-1, 1, 1, 1)
+
+
+def mosaics(images):
+    """(4M, 3, S, S) images to (M, 3, S, S): four to one, two by two, halved; rows first."""
+    halves = F.avg_pool2d(images, 2).unflatten(0, (-1, 2, 2))
+    return halves.permute(0, 3, 1, 4, 2, 5).flatten(2, 3).flatten(3, 4)

