@@ -8,9 +8,7 @@ PYTHON=${PYTHON:-python}
 # BACKBONE                 a file of configs/backbones: small for the embedded data sets, else vit_b16
 # VARIANT                  name of the folder for runs with options of your own
 
-# On shared cores spinning threads take the time of others, and buffers that malloc hands back after each training step
-# are faulted in again at the next: a CPU run of the small CLIP spends a sixth of its time there.
-export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
+# Buffers that malloc hands back after each training step are faulted in again at the next: a sixth of a CPU run's time.
 export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-33554432} MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-1073741824}
 
 # setup DATASET SHOTS ...: check the arguments that all scripts take, and set what `run` reads.

@@ -65,7 +65,7 @@ def draw(rows, title, path):
         axes.text(means[i] + whiskers[i] + 0.8, i, cell(row["accuracy"]), va="center")
     axes.invert_yaxis()
     axes.set(xlabel="accuracy in %, mean and standard deviation over seeds", title=title)
-    axes.set_xlim(0, min(100, 1.25 * max(means)))
+    axes.set_xlim(0, min(100, 1.4 * max(means)))
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
 

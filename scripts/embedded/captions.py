@@ -88,7 +88,7 @@ class Captioner:
             kind = "categories" if category else "keywords" if random.random() < 0.2 else "names"
             noun = random.choice(entry[kind] or entry["names"])
             true = [name for name, column in COLUMN.items() if held[column]]
-            wanted = random.choices((0, 1, 2), weights=(0.7, 0.25, 0.05))[0]
+            wanted = random.choices((0, 1, 2), weights=(0.5, 0.35, 0.15))[0]
             parts = {"adjective": [], "medium": [], "suffix": []}
             for name in random.sample(true, len(true)):
                 place, forms = ATTRIBUTES[name]

@@ -101,7 +101,7 @@ def keep_patches(tokens, coverage, kept, generator):
     return torch.cat([tokens[:, :1], patches], dim=1)
 
 
-def matching_loss(images, texts, truth, scale, smoothing=0.02):
+def matching_loss(images, texts, truth, scale, smoothing=0.05):
     """Symmetric cross-entropy against every true caption of a picture, and every picture a caption is true of.
 
     images (B, D), texts (T, D), not normalised; truth (B, T) bool. Rows without a true partner do not count.
