@@ -32,7 +32,7 @@ def test_equals_pot(eps):
     s = cosines(6, 10, 4)
     plans = transport_plan(s, eps)
     for similarity, plan in zip(s.double(), plans, strict=True):
-        a, b = torch.full((10,), 0.1).double(), torch.full((4,), 0.25).double()
+        a, b = torch.full((10,), 0.1, dtype=torch.float64), torch.full((4,), 0.25, dtype=torch.float64)
         reference = ot.sinkhorn(a, b, 1 - similarity, eps, method="sinkhorn_log", numItermax=20000, stopThr=1e-9)
         torch.testing.assert_close(plan.double(), reference, rtol=0, atol=2e-4 * reference.max().item())
 
