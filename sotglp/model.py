@@ -54,10 +54,9 @@ class SOTGLP(nn.Module):
             raise ValueError(f"local prompts start {' or '.join(LOCAL_INITS)}, not {local_init!r}")
         if n_global < 1 or n_local < 1:
             raise ValueError(f"at least 1 global and 1 local prompt are needed, not {n_global} and {n_local}")
-        n_patches = len(clip.visual.positional_embedding) - 1
-        if not 1 <= topk <= n_patches:
-            raise ValueError(f"the support holds 1 to P = {n_patches} patches of an image, not {topk}")
-        transport_plan(torch.zeros(1, 1), eps)  # refuses an impossible eps now, not after the first images
+        # These refuse an impossible K or eps now, not after the first images.
+        sparse_support(torch.zeros(1, len(clip.visual.positional_embedding) - 1, 1, 1), topk)
+        transport_plan(torch.zeros(1, 1), eps)
         words = context_from_text(clip, context)
         width = clip.visual.proj.shape[0]
         self.clip = clip.requires_grad_(False)

@@ -36,14 +36,17 @@ class Prompts(nn.Module):
     context: (M, T, W), shared by all classes, or (C, M, T, W), each class its own.
     position: where the context stands: before the name (``"end"``: the name ends the prompt), around it
     (``"middle"``) or after it (``"front"``), as in CoOp (arXiv 2109.01134).
-    Raises ValueError for a name too long for CLIP's context; warns of words that a CLIP with a compact
-    vocabulary has never seen.
+    Raises ValueError for another position, or a name too long for CLIP's context; warns of words that a CLIP with a
+    compact vocabulary has never seen.
     """
 
     def __init__(self, clip, names, context, position="end"):
         super().__init__()
-        before = {"end": context.shape[-2], "middle": context.shape[-2] // 2, "front": 0}[position]
         length = context.shape[-2]
+        placed_before = {"end": length, "middle": length // 2, "front": 0}
+        if position not in placed_before:
+            raise ValueError(f"the class token position is {', '.join(placed_before)}, not {position!r}")
+        before = placed_before[position]
         rows, slots = [], []
         for name in names:
             pieces = _TOKENIZER.encode(name)

@@ -12,8 +12,6 @@ from sotglp import Prompts, context_from_text, load_clip
 from sotglp.matching import similarities
 from sotglp.precision import MixedPrecision
 
-POSITIONS = ("end", "middle", "front")
-
 
 class PromptedCLIP(nn.Module):
     """A frozen CLIP that classifies images by one prompt per class."""
@@ -48,11 +46,6 @@ class CoOp(TrainerX):
         node.CTX_INIT = ""  # words that the context starts from; random if empty
         node.CLASS_TOKEN_POSITION = "end"  # end, middle or front
         node.PREC = "fp16"  # fp32, amp or fp16
-
-    def check_cfg(self, cfg):
-        position = cfg.TRAINER.COOP.CLASS_TOKEN_POSITION
-        if position not in POSITIONS:
-            raise ValueError(f"TRAINER.COOP.CLASS_TOKEN_POSITION is {', '.join(POSITIONS)}, not {position!r}")
 
     def build_model(self):
         cfg, node = self.cfg, self.cfg.TRAINER.COOP

@@ -36,6 +36,20 @@ class Registry:
             raise KeyError(str(error)) from None
         return self._objects[name]
 
+    def build(self, name, what, cfg, **kwargs):
+        """Make the object that a configuration asks for: call the one of that name with `cfg`.
+
+        Args:
+            what: what the name is of, with its key, for the error.
+
+        Raises:
+            UserError: there is none; the line lists what there is.
+        """
+        check_availability(name, self.registered_names(), what)
+        if cfg.VERBOSE:
+            print(f"Loading {self._name.lower()}: {name}")
+        return self._objects[name](cfg, **kwargs)
+
     def registered_names(self):
         """Names in the order in which they were registered."""
         return list(self._objects)
