@@ -63,6 +63,11 @@ def parse_args(argv):
     parser.add_argument("--transforms", nargs="+", help="image transforms in training")
     parser.add_argument("--config-file", action="append", default=[], help="the method's; may be repeated")
     parser.add_argument("--dataset-config-file", help="the data set's")
+    parser.add_argument(
+        "--allow-new-keys",
+        action="store_true",
+        help="take keys TRAINER.<NODE>.<KEY> that no trainer declares from files and pairs",
+    )
     parser.add_argument("--trainer", help="name of the trainer")
     parser.add_argument("--backbone", help="name of the backbone")
     parser.add_argument("--head", help="name of the head")
@@ -82,12 +87,12 @@ def setup_cfg(args):
             if hasattr(registry.get(name), "extend_cfg"):
                 registry.get(name).extend_cfg(cfg)
     for fpath in filter(None, [args.dataset_config_file, *args.config_file]):
-        merge_file(cfg, fpath)
+        merge_file(cfg, fpath, args.allow_new_keys)
     flags = {key: getattr(args, name) for name, key in FLAG_KEYS.items()}
     merge_pairs(cfg, {key: repr(value) for key, value in flags.items() if value not in (None, "")})
     if len(args.opts) % 2:
         raise UserError(f"options after the flags come in KEY VALUE pairs, got {' '.join(args.opts)}")
-    merge_pairs(cfg, dict(zip(args.opts[::2], args.opts[1::2], strict=True)))
+    merge_pairs(cfg, dict(zip(args.opts[::2], args.opts[1::2], strict=True)), args.allow_new_keys)
     cfg.freeze()
     return cfg
 
@@ -147,7 +152,7 @@ def run(args, cfg, trainer):
     else:
         trainer.train()
     results = {
-        "metrics": trainer.evaluator.results,
+        "metrics": {**trainer.evaluator.results, **trainer.results},
         "dataset": cfg.DATASET.NAME,
         "shots": cfg.DATASET.NUM_SHOTS,
         "seed": cfg.SEED,

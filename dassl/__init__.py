@@ -1,1 +1,7 @@
 """A small training toolbox with Dassl's API: configuration, data, optimisation, training, evaluation."""
+
+import os
+
+# Trainers of this family wrap their model in DataParallel when they see several GPUs, which is slower than one and
+# breaks many of them. One GPU is shown, unless the user says which. It must be said before CUDA is first asked.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")

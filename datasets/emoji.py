@@ -12,7 +12,7 @@ from dassl.utils import UserError
 from datasets.archives import unpack
 
 
-@DATASET_REGISTRY.register()
+@DATASET_REGISTRY.register(fallback=True)  # a reader of that name of yours comes first
 class Emoji(DatasetBase):
     """<ROOT>/emoji with <style>/<code points>.png and index.json, unpacked from the repository on first use.
 

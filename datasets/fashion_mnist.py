@@ -27,7 +27,7 @@ FILES = {
 VAL_PER_CLASS = 1000
 
 
-@DATASET_REGISTRY.register()
+@DATASET_REGISTRY.register(fallback=True)  # a reader of that name of yours comes first
 class FashionMNIST(DatasetBase):
     """<ROOT>/fashion_mnist with <split>/<label>_<index>.png, of a subset or of all images.
 

@@ -9,7 +9,7 @@ from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from dassl.utils import UserError, listdir_nohidden
 
 
-@DATASET_REGISTRY.register()
+@DATASET_REGISTRY.register(fallback=True)  # a reader of that name of yours comes first
 class ImageNet(DatasetBase):
     """<ROOT>/imagenet with images/{train,val}/<wnid>/ and classnames.txt ("<wnid> <class name>" lines).
 

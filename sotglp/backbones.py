@@ -58,7 +58,7 @@ def load_clip(name):
 
 
 def _from_file(path, **options):
-    state = _read_state(path)
+    state = read_state(path)
     ids = state.pop("token_ids", None)
     if ids is not None:  # a compact embedding: only the rows of the BPE pieces that pretraining saw
         rows = state["token_embedding.weight"]
@@ -69,7 +69,7 @@ def _from_file(path, **options):
     return clip
 
 
-def _read_state(path):
+def read_state(path):
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)
@@ -112,18 +112,35 @@ def _from_open_clip(architecture, tag, name):
     return clip
 
 
-def _fetch(source, name):
-    """Path of the weights that open_clip calls ``source``: cached, or downloaded now."""
+def cached_backbones():
+    """OpenAI's names whose weights are on this machine."""
+    folder = Path("~/.cache/clip").expanduser()
+    sources = {name: get_pretrained_cfg(architecture, "openai") for name, architecture in OPENAI.items()}
+    return [
+        name
+        for name, source in sources.items()
+        if _cached_from_hub(source) or (folder / source["url"].rsplit("/", 1)[-1]).is_file()
+    ]
+
+
+def _cached_from_hub(source):
     hub, _, file = source.get("hf_hub", "").rpartition("/")
     for candidate in [file] if file else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]:
         cached = try_to_load_from_cache(hub, candidate) if hub else None
         if isinstance(cached, str):
             return cached
+
+
+def _fetch(source, name):
+    """Path of the weights that open_clip calls ``source``: cached, or downloaded now."""
+    cached = _cached_from_hub(source)
+    if cached:
+        return cached
     try:
         # OpenAI's own address first: without a network it fails at once, the hub only after many retries.
         return download_pretrained(source, prefer_hf_hub=not source.get("url"))
     except (OSError, RuntimeError) as error:
-        url = source.get("url", "")
+        url, hub = source.get("url", ""), source.get("hf_hub", "").rpartition("/")[0]
         where = f"put {url.rsplit('/', 1)[-1]} into ~/.cache/clip" if url else f"put {hub} into the Hugging Face cache"
         raise FileNotFoundError(
             f"the weights of {name} are not on this machine and cannot be downloaded: {where}, "

@@ -1,5 +1,6 @@
 import pickle
 import random
+import re
 from collections import Counter
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from dassl.data.data_manager import build_data_loader
 from dassl.data.datasets import DatasetBase, Datum, build_dataset
 from dassl.data.samplers import build_sampler
 from dassl.data.transforms import build_transform
-from dassl.data.transforms.transforms import Cutout, InstanceNormalization
+from dassl.data.transforms.transforms import Cutout, GaussianNoise, InstanceNormalization, RandomTranslation
 from dassl.utils import UserError, set_random_seed
 
 
@@ -32,13 +33,13 @@ def items(counts):
 def test_golden_few_shot_draw():
     source = items({2: 10, 0: 10, 1: 10})
     set_random_seed(1)
-    drawn = DatasetBase(train_x=source).generate_fewshot_dataset(source, num_shots=3)
+    drawn = DatasetBase(train_x=[]).generate_fewshot_dataset(source, num_shots=3)
     assert [item.impath for item in drawn] == "2_2 2_1 2_4 0_1 0_7 0_8 1_7 1_6 1_3".split()
 
 
 def test_few_shot_draw_of_small_classes_and_several_sources():
     big, small = items({0: 5, 1: 5}), items({0: 2, 1: 5})
-    dataset = DatasetBase(train_x=big)
+    dataset = DatasetBase(train_x=[])
     assert dataset.generate_fewshot_dataset(big) is big
     assert dataset.generate_fewshot_dataset(big, small) == (big, small)
     first, second = dataset.generate_fewshot_dataset(big, small, num_shots=3)
@@ -63,10 +64,10 @@ def test_few_shot_takes_train_then_up_to_four_of_val(make_cfg):
 
 
 def test_more_shots_than_images_is_told(make_cfg):
-    dataset = DatasetBase(train_x=items({0: 5, 1: 3}))
+    dataset = DatasetBase(train_x=[])
     cfg = make_cfg({"DATASET.NUM_SHOTS": 4})
     with pytest.raises(UserError, match='NUM_SHOTS is 4, but class "c1" has only 3 training images.* at most 3'):
-        dataset.few_shot(cfg, dataset.train_x)
+        dataset.few_shot(cfg, items({0: 5, 1: 3}))
 
 
 def test_base_and_new_classes(make_cfg):
@@ -92,8 +93,14 @@ def test_datum_pickles_by_the_path_other_repositories_know():
         "_domain": 1,
         "_classname": "x",
     }
-    with pytest.raises(FileNotFoundError, match="no image at nowhere.png"):
-        Datum("nowhere.png")
+
+
+def test_an_image_that_is_not_there_is_told_when_the_data_set_is_made(tmp_path):
+    here = Datum(__file__)
+    assert DatasetBase(train_x=[here], test=[here]).num_classes == 1
+    for missing in (f"{__file__}.png", str(tmp_path / "no folder" / "a.png"), "nowhere.png"):
+        with pytest.raises(FileNotFoundError, match=f"no image at {re.escape(missing)}"):
+            DatasetBase(train_x=[here], val=[here, Datum(missing)])
 
 
 def test_unknown_data_set_names_the_nearest(make_cfg):
@@ -147,17 +154,25 @@ def test_train_pipeline_is_torchvisions_draw_for_draw():
 
 
 def test_train_order_does_not_depend_on_the_order_given():
-    everything = "instance_norm normalize cutout gaussian_blur randomgrayscale colorjitter random_flip random_crop"
+    everything = (
+        "instance_norm gaussian_noise normalize cutout gaussian_blur randomgrayscale colorjitter randaugment "
+        "svhn_policy imagenet_policy random_flip random_crop random_translation"
+    )
     transform = build_transform(input_cfg(), choices=everything.split())
     assert names(transform) == [
+        "RandomTranslation",
         "RandomCrop",
         "RandomHorizontalFlip",
+        "AutoAugment",
+        "AutoAugment",
+        "RandAugment",
         "ColorJitter",
         "RandomGrayscale",
         "RandomApply",
         "ToTensor",
         "Cutout",
         "Normalize",
+        "GaussianNoise",
         "InstanceNormalization",
     ]
     assert names(build_transform(input_cfg(), choices=["center_crop"])) == ["Resize", "ToTensor"]
@@ -170,6 +185,8 @@ def test_unknown_transform_lists_what_is_allowed():
         build_transform(input_cfg(TRANSFORMS=["random_flips"]))
     with pytest.raises(UserError, match='"cubic".*available: bilinear, bicubic, nearest'):
         build_transform(input_cfg(INTERPOLATION="cubic"))
+    with pytest.raises(UserError, match="semi-supervised learning only"):
+        build_transform(input_cfg(TRANSFORMS=["randaugment2"]))
     assert build_transform(input_cfg(NO_TRANSFORM=True)) is None
 
 
@@ -241,3 +258,42 @@ def test_samplers():
     assert sorted(build_sampler("RandomSampler", data_source=source)) == [0, 1, 2, 3, 4]
     with pytest.raises(UserError, match="unknown sampler.*do you mean RandomSampler"):
         build_sampler("RandomSample", data_source=source)
+
+
+def test_random_translation_shows_a_window_of_the_enlarged_picture():
+    transform = RandomTranslation((24, 16), p=1)
+    assert RandomTranslation((24, 16), p=0)(picture()).size == (16, 24)
+    big = T.ToTensor()(picture().resize((18, 27), Image.Resampling.BILINEAR))
+    windows = [big[:, y : y + 24, x : x + 16] for y in range(4) for x in range(3)]
+    for _ in range(5):
+        image = T.ToTensor()(transform(picture()))
+        assert any(torch.equal(image, window) for window in windows)
+
+
+def test_gaussian_noise_has_its_moments_half_of_the_time():
+    set_random_seed(0)
+    differences = [GaussianNoise(0.1, 0.2)(torch.zeros(3, 50, 50)) for _ in range(200)]
+    noisy = torch.stack([d for d in differences if d.any()])
+    assert 75 < len(noisy) < 125
+    assert noisy.mean().item() == pytest.approx(0.1, abs=0.01) and noisy.std().item() == pytest.approx(0.2, abs=0.01)
+
+
+@pytest.mark.parametrize("counts", [{0: 8, 1: 8, 2: 8}, {0: 3, 1: 17, 2: 9, 5: 4}])
+def test_class_sampler_gives_full_batches_of_different_classes(counts):
+    source = items(counts)
+    sampler = build_sampler("RandomClassSampler", None, source, batch_size=8, n_ins=4)
+    for _ in range(20):
+        drawn = [source[index] for index in sampler]
+        assert len(drawn) == len(sampler) > 0
+        for start in range(0, len(drawn), 8):
+            assert sorted(Counter(item.label for item in drawn[start : start + 8]).values()) == [4, 4]
+    if counts[0] == 8:
+        assert len({item.impath for item in drawn}) >= 20  # of 24; the rest is chance
+
+
+def test_class_sampler_and_left_out_samplers_are_told():
+    for batch_size, n_ins in ((4, 8), (32, 4)):
+        with pytest.raises(UserError, match="but there are 2"):
+            build_sampler("RandomClassSampler", None, items({0: 8, 1: 8}), batch_size=batch_size, n_ins=n_ins)
+    with pytest.raises(UserError, match="domain generalisation only"):
+        build_sampler("RandomDomainSampler", None, items({0: 8}))

@@ -38,9 +38,9 @@ def test_results_are_sklearns(make_cfg, capsys):
         "=> result",
         "* total: 60",
         f"* correct: {(y_true == y_pred).sum()}",
-        f"* accuracy: {accuracy:.2f}%",
-        f"* error: {100 - accuracy:.2f}%",
-        f"* macro_f1: {f1:.2f}%",
+        f"* accuracy: {accuracy:.1f}%",
+        f"* error: {100 - accuracy:.1f}%",
+        f"* macro_f1: {f1:.1f}%",
     ]
 
 
@@ -53,8 +53,8 @@ def test_per_class_lines_and_confusion_matrix(make_cfg, tmp_path, capsys):
     dogs = y_true == 1
     correct = (y_pred[dogs] == 1).sum()
     out = capsys.readouterr().out
-    assert f"* class: 1 (dog)\ttotal: {dogs.sum()}\tcorrect: {correct}\tacc: {100 * recall[1]:.2f}%\n" in out
-    assert f"* average: {100 * recall.mean():.2f}%\n" in out
+    assert f"* class: 1 (dog)\ttotal: {dogs.sum()}\tcorrect: {correct}\tacc: {100 * recall[1]:.1f}%\n" in out
+    assert f"* average: {100 * recall.mean():.1f}%\n" in out
     saved = torch.load(tmp_path / "cmat.pt", weights_only=True)
     assert saved.numpy() == pytest.approx(confusion_matrix(y_true, y_pred, normalize="true"))
 

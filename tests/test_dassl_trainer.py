@@ -1,4 +1,7 @@
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -6,7 +9,7 @@ from conftest import Tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from dassl.engine import TrainerX, build_trainer
+from dassl.engine import TrainerBase, TrainerX, build_trainer
 from dassl.utils import UserError, load_checkpoint, set_random_seed
 
 FEATURES = {"TRAIN.CHECKPOINT_FREQ": 1}
@@ -209,3 +212,48 @@ def test_names_that_other_repositories_import():
 
     assert SameTrainerX is TrainerX and issubclass(Tiny, TrainerX)
     assert all((AverageMeter, MetricMeter, SummaryWriter))
+
+
+def test_a_step_without_the_part_that_opposes_another_loss():
+    """By hand: where the gradients' product is negative, the second's direction is taken out of the first."""
+    set_random_seed(0)
+    trainer, model = TrainerX.__new__(TrainerX), nn.Linear(3, 2)
+    TrainerBase.__init__(trainer)
+    trainer.register_model("net", model, torch.optim.SGD(model.parameters(), lr=1.0))
+    signs = set()
+    for _ in range(20):
+        x, y = torch.randn(2, 4, 3).unbind()
+        loss_a, loss_b = model(x).square().mean(), (model(y) - 1).square().mean()
+        before = [p.detach().clone() for p in model.parameters()]
+        expected = []
+        for p in model.parameters():
+            (a,), (b,) = (torch.autograd.grad(loss, p, retain_graph=True) for loss in (loss_a, loss_b))
+            product = (a * b).sum()
+            signs.add(bool(product < 0))
+            expected.append(a - 0.7 * product / (b * b).sum() * b if product < 0 else a)
+        trainer.prograd_backward_and_update(loss_a, loss_b, lambda_=0.7)
+        for p, old, step in zip(model.parameters(), before, expected, strict=True):
+            torch.testing.assert_close(p.detach(), old - step)
+    assert signs == {True, False}
+    with pytest.raises(FloatingPointError):
+        trainer.prograd_backward_and_update(loss_a, loss_b * float("nan"))
+
+
+def test_a_trainer_by_name_beside_the_one_configured(make_cfg):
+    cfg = make_cfg({"TRAINER.NAME": "Nobody"})
+    assert isinstance(build_trainer(cfg, "Tiny"), Tiny)
+    assert isinstance(build_trainer(cfg, name="Tiny"), Tiny)
+
+
+def test_what_is_left_out_says_so():
+    with pytest.raises(ImportError, match="semi-supervised learning only"):
+        from dassl.engine import TrainerXU  # noqa: F401
+
+
+def test_one_gpu_is_shown_unless_the_user_says_which(tmp_path):
+    for given, expected in ((None, "0"), ("2,3", "2,3"), ("", "")):
+        environment = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
+        environment |= {} if given is None else {"CUDA_VISIBLE_DEVICES": given}
+        code = "import os, dassl; print(os.environ['CUDA_VISIBLE_DEVICES'])"
+        shown = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        assert shown.stdout == f"{expected}\n", shown.stderr

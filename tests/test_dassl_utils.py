@@ -1,7 +1,11 @@
+import importlib
+import math
+import os
 import pickle
 import random
 import sys
 import warnings
+from collections import defaultdict
 
 import numpy as np
 import pytest
@@ -9,6 +13,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from dassl.config import get_cfg_default
+from dassl.optim import build_lr_scheduler
 from dassl.utils import (
     AverageMeter,
     Logger,
@@ -47,6 +53,18 @@ def test_registry_refuses_duplicates_and_names_the_nearest():
     registry.register(Circle, force=True)
     with pytest.raises(KeyError, match="do you mean Circle.*available: Circle, UserError"):
         registry.get("circel")
+
+
+def test_a_fallback_gives_way_before_and_after():
+    registry = Registry("SHAPE")
+    built_in, own = (type("Square", (), {}) for _ in range(2))
+    for order in ((built_in, own), (own, built_in)):
+        registry = Registry("SHAPE")
+        for obj in order:
+            registry.register(obj, fallback=obj is built_in)
+        assert registry.get("Square") is own
+        with pytest.raises(KeyError):  # and is gone: the name is taken for good
+            registry.register(type("Square", (), {}))
 
 
 def test_user_error_is_one_line_also_from_a_worker():
@@ -206,3 +224,88 @@ def test_count_num_param():
     model = nn.Linear(3, 2)
     assert count_num_param(model) == count_num_param(params=model.parameters()) == 8
     assert count_num_param(params=[{"params": [model.bias]}]) == 2
+
+
+class ConstantWarmup(torch.optim.lr_scheduler.LRScheduler):
+    """As upstream's: it holds the schedule that follows it, which holds the optimizer."""
+
+    def __init__(self, optimizer, successor):
+        self.successor = successor
+        super().__init__(optimizer)
+
+    def get_lr(self):
+        return [1e-5 for _ in self.base_lrs]
+
+
+def old_checkpoint(path, epochs=3, **extra):
+    """A checkpoint as upstream writes it: its scheduler's state holds pickled objects."""
+    model, optim, _ = make_parts()
+    model(torch.ones(1, 2)).sum().backward()
+    optim.step()
+    warmup = ConstantWarmup(optim, torch.optim.lr_scheduler.CosineAnnealingLR(optim, 10))
+    schedule = {key: value for key, value in warmup.__dict__.items() if key != "optimizer"}
+    state = {
+        "state_dict": model.state_dict(),
+        "epoch": epochs,
+        "optimizer": defaultdict(dict, optim.state_dict()),
+        "scheduler": {key: value for key, value in schedule.items() if not callable(value)},
+        "val_result": np.float64(71.5),
+        **extra,
+    }
+    path.parent.mkdir(exist_ok=True)
+    torch.save(state, path)
+    (path.parent / "checkpoint").write_text(f"{path.name}\n")
+    return model, optim
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_checkpoint_with_pickled_scheduler_and_optimizer_loads(tmp_path, zipped, monkeypatch):
+    if not zipped:  # how torch saved before 1.6
+        save = torch.save
+        monkeypatch.setattr(torch, "save", lambda state, path: save(state, path, _use_new_zipfile_serialization=False))
+    path = tmp_path / "net" / "model.pth.tar-3"
+    model, optim = old_checkpoint(path)
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(path, weights_only=True)
+    checkpoint = load_checkpoint(str(path))
+    assert checkpoint["epoch"] == 3 and checkpoint["val_result"] == 71.5
+    assert torch.equal(checkpoint["state_dict"]["weight"], model.weight)
+    assert not isinstance(checkpoint["scheduler"]["successor"], torch.optim.lr_scheduler.LRScheduler)
+
+    other, other_optim, _ = make_parts()
+    cfg = get_cfg_default().OPTIM
+    cfg.merge_from_list(["LR_SCHEDULER", "cosine", "WARMUP_EPOCH", 1, "WARMUP_TYPE", "constant", "LR", 0.1])
+    schedule = build_lr_scheduler(other_optim, cfg)
+    assert resume_from_checkpoint(str(path.parent), other, other_optim, schedule) == 3
+    assert torch.equal(other.weight, model.weight) and schedule.last_epoch == 3
+    schedule.step()  # epoch 4 is the cosine's third
+    assert other_optim.param_groups[0]["lr"] == pytest.approx(0.1 * (1 + math.cos(0.3 * math.pi)) / 2)
+
+
+class System:
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_checkpoint_that_would_run_a_command_is_refused(tmp_path, zipped):
+    mark = tmp_path / "ran"
+    attacks = [
+        (os.system, f"touch {mark}"),
+        (eval, f"open({str(mark)!r}, 'w')"),
+        (getattr, "abc", "upper"),
+        (torch.load, str(mark)),
+        (torch.storage._load_from_bytes, b""),
+        (importlib.import_module, "antigravity"),
+    ]
+    for function, *arguments in attacks:
+        path = tmp_path / "net" / "attack"
+        path.parent.mkdir(exist_ok=True)
+        state = {"state_dict": {}, "scheduler": System(function, *arguments)}
+        torch.save(state, path, _use_new_zipfile_serialization=zipped)
+        with pytest.raises(UserError, match=f"{function.__name__}, which could run code"):
+            load_checkpoint(str(path))
+    assert not mark.exists()

@@ -91,6 +91,7 @@ class SOTGLP(TrainerX):
     def test(self, split=None):
         """Accuracy of the combined prediction; those of each branch alone are printed and join the results."""
         self.predicted.clear()
+        self.results = {}
         with self.precision.autocast():
             self.text = self.model.encode_text()  # once for all images
         accuracy = super().test(split)
@@ -99,5 +100,5 @@ class SOTGLP(TrainerX):
         for branch, predicted in self.predicted.items():
             alone = 100.0 * sum(a == b for a, b in zip(predicted, truth, strict=True)) / len(truth)
             print(f"* {branch} branch alone: {alone:.2f}%")
-            self.evaluator.results[f"accuracy_{branch}"] = alone
+            self.results[f"accuracy_{branch}"] = alone
         return accuracy

@@ -3,6 +3,7 @@
 import os.path as osp
 
 import yaml
+from yacs.config import CfgNode
 
 from dassl.utils import UserError, similar_names
 
@@ -35,14 +36,24 @@ def flatten(tree, prefix=""):
     return flat
 
 
-def merge_pairs(cfg, pairs):
+def merge_pairs(cfg, pairs, allow_new_keys=False):
     """Set `cfg` from {"A.B.C": value}, by yacs' rules (strings are decoded, types must agree).
+
+    Args:
+        allow_new_keys: make keys TRAINER.<NODE>.<KEY> that do not exist, for trainers that declare none.
 
     Raises:
         UserError: no such key, or a value of another type.
     """
     known = flatten(cfg)
     for key, value in pairs.items():
+        if key not in known and allow_new_keys and key.startswith("TRAINER.") and key.count(".") > 1:
+            *path, leaf = key.split(".")
+            node = cfg
+            for name in path:
+                node = node.setdefault(name, CfgNode())
+            node[leaf] = CfgNode._decode_cfg_value(value)
+            continue
         if key not in known:
             leaf = f".{key.split('.')[-1]}"
             nearest = similar_names(key, known) or [other for other in known if other.endswith(leaf)]
@@ -55,8 +66,8 @@ def merge_pairs(cfg, pairs):
             raise UserError(f"config key {key} takes a value of type {expected}, got {value!r}") from error
 
 
-def merge_file(cfg, fpath):
-    """Set `cfg` from a YAML file.
+def merge_file(cfg, fpath, allow_new_keys=False):
+    """Set `cfg` from a YAML file; `allow_new_keys` as in `merge_pairs`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -72,6 +83,6 @@ def merge_file(cfg, fpath):
     if not isinstance(tree, dict):
         raise UserError(f"{fpath} must hold config keys and values, got {type(tree).__name__}")
     try:
-        merge_pairs(cfg, flatten(tree))
+        merge_pairs(cfg, flatten(tree), allow_new_keys)
     except UserError as error:
         raise UserError(f"{error} (in {fpath})") from None

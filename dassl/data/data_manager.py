@@ -90,7 +90,8 @@ def build_data_loader(
 
 
 class DataManager:
-    """The data set of a configuration and its loaders: train_loader_x, val_loader (may be None), test_loader.
+    """The data set of a configuration and its loaders: train_loader_x, test_loader, and val_loader and
+    train_loader_u (of unlabelled images, as train_loader_x), which are None without such images.
 
     Args:
         custom_tfm_train, custom_tfm_test: used instead of the configuration's transforms.
@@ -107,18 +108,19 @@ class DataManager:
         tfm_train = custom_tfm_train or build_transform(cfg, is_train=True)
         tfm_test = custom_tfm_test or build_transform(cfg, is_train=False)
 
-        train = cfg.DATALOADER.TRAIN_X
-        self.train_loader_x = build_data_loader(
-            cfg,
-            sampler_type=train.SAMPLER,
-            data_source=self.dataset.train_x,
-            batch_size=train.BATCH_SIZE,
-            n_domain=train.N_DOMAIN,
-            n_ins=train.N_INS,
-            tfm=tfm_train,
-            is_train=True,
-            dataset_wrapper=dataset_wrapper,
-        )
+        train_x = cfg.DATALOADER.TRAIN_X
+        train = {
+            "sampler_type": train_x.SAMPLER,
+            "batch_size": train_x.BATCH_SIZE,
+            "n_domain": train_x.N_DOMAIN,
+            "n_ins": train_x.N_INS,
+            "tfm": tfm_train,
+            "is_train": True,
+            "dataset_wrapper": dataset_wrapper,
+        }
+        unlabelled = self.dataset.train_u
+        self.train_loader_x = build_data_loader(cfg, data_source=self.dataset.train_x, **train)
+        self.train_loader_u = build_data_loader(cfg, data_source=unlabelled, **train) if unlabelled else None
         test = {
             "sampler_type": cfg.DATALOADER.TEST.SAMPLER,
             "batch_size": cfg.DATALOADER.TEST.BATCH_SIZE,

@@ -1,19 +1,72 @@
 """The order in which a loader takes images."""
 
-from torch.utils.data import RandomSampler, SequentialSampler
+import random
 
-from dassl.utils import check_availability
+import numpy as np
+from torch.utils.data import RandomSampler, Sampler, SequentialSampler
 
-SAMPLERS = {"RandomSampler": RandomSampler, "SequentialSampler": SequentialSampler}
+from dassl.utils import UserError, check_availability
+
+
+class RandomClassSampler(Sampler):
+    """Batches of batch_size / n_ins different classes with n_ins images each.
+
+    An epoch has as many batches as the images fill. A class with fewer than n_ins images gives some of them
+    twice. When too few classes have images left for a batch, others come again.
+
+    Raises:
+        UserError: the batch is smaller than n_ins, or needs more classes than there are.
+    """
+
+    def __init__(self, data_source, batch_size, n_ins):
+        self.indices = {}
+        for index, item in enumerate(data_source):
+            self.indices.setdefault(item.label, []).append(index)
+        self.n_ins, self.n_classes = n_ins, batch_size // n_ins
+        if not 1 <= self.n_classes <= len(self.indices):
+            raise UserError(
+                f"RandomClassSampler draws {self.n_classes} classes for a batch of {batch_size} with "
+                f"{n_ins} images each (TRAIN_X.N_INS), but there are {len(self.indices)}"
+            )
+
+    def __iter__(self):
+        groups = {label: self.draw_groups(indices) for label, indices in self.indices.items()}
+        for _ in range(len(self) // (self.n_classes * self.n_ins)):
+            labels = random.sample(list(groups), min(self.n_classes, len(groups)))
+            others = [label for label in self.indices if label not in labels]
+            for label in random.sample(others, self.n_classes - len(labels)):
+                yield from self.draw_groups(self.indices[label])[0]
+            for label in labels:
+                yield from groups[label].pop()
+                if not groups[label]:
+                    del groups[label]
+
+    def __len__(self):
+        groups = sum(max(len(indices) // self.n_ins, 1) for indices in self.indices.values())
+        return groups // self.n_classes * self.n_classes * self.n_ins
+
+    def draw_groups(self, indices):
+        """Shuffle a class's images into groups of n_ins; a remainder is left out."""
+        if len(indices) < self.n_ins:
+            return [np.random.choice(indices, self.n_ins, replace=True).tolist()]
+        shuffled = random.sample(indices, len(indices))
+        return [shuffled[i : i + self.n_ins] for i in range(0, len(shuffled) - self.n_ins + 1, self.n_ins)]
+
+
+SAMPLERS = {
+    "RandomSampler": lambda data, batch_size, n_ins: RandomSampler(data),
+    "SequentialSampler": lambda data, batch_size, n_ins: SequentialSampler(data),
+    "RandomClassSampler": RandomClassSampler,
+}
 
 
 def build_sampler(sampler_type, cfg=None, data_source=None, batch_size=32, n_domain=0, n_ins=16):
     """Make the sampler of that name over `data_source`.
 
-    The other arguments are what samplers by class or by domain need; trainers of other repositories pass them.
-
     Raises:
-        UserError: the name is unknown.
+        UserError: the name is unknown, or is of a sampler by domain.
     """
+    if sampler_type in ("RandomDomainSampler", "SeqDomainSampler"):
+        raise UserError(f"{sampler_type} serves domain generalisation only, which this toolbox leaves out")
     check_availability(sampler_type, SAMPLERS, "sampler (DATALOADER.*.SAMPLER)")
-    return SAMPLERS[sampler_type](data_source)
+    return SAMPLERS[sampler_type](data_source, batch_size, n_ins)

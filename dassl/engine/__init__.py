@@ -2,3 +2,12 @@ from .build import TRAINER_REGISTRY, build_trainer
 from .trainer import SimpleTrainer, TrainerBase, TrainerX
 
 __all__ = ["SimpleTrainer", "TRAINER_REGISTRY", "TrainerBase", "TrainerX", "build_trainer"]
+
+
+def __getattr__(name):
+    if name in ("TrainerXU", "SimpleNet"):
+        raise ImportError(
+            f"dassl.engine.{name} serves domain adaptation and semi-supervised learning only, which this toolbox "
+            "leaves out: derive from TrainerX"
+        )
+    raise AttributeError(f"module {__name__} has no attribute {name}")

@@ -22,7 +22,8 @@ class TrainerBase:
     """Models by name with their optimizers and schedules; checkpoints; the loop over epochs.
 
     Checkpoints are <directory>/<model name>/model.pth.tar-<epochs finished>. They also hold `best_result` and the
-    state of `scaler`, a torch GradScaler, if a trainer sets one.
+    state of `scaler`, a torch GradScaler, if a trainer sets one. `results` holds numbers of a trainer's own that
+    join the evaluator's in results.json.
     """
 
     def __init__(self):
@@ -32,6 +33,7 @@ class TrainerBase:
         self._writer = None
         self.scaler = None
         self.best_result = float("-inf")
+        self.results = {}
         self.start_epoch = self.epoch = self.max_epoch = 0
         self.batch_idx = 0
 
@@ -90,8 +92,8 @@ class TrainerBase:
             epochs.add(checkpoint["epoch"])
         if len(epochs) > 1:
             raise UserError(f"the checkpoints in {directory} are of different epochs: {sorted(epochs)}")
-        self.best_result = checkpoint["best_result"]
-        if self.scaler is not None and checkpoint["scaler"]:  # empty if it was not enabled
+        self.best_result = checkpoint.get("best_result", self.best_result)
+        if self.scaler is not None and checkpoint.get("scaler"):  # empty if it was not enabled
             self.scaler.load_state_dict(checkpoint["scaler"])
         print(f"Resumed from {directory}, {checkpoint['epoch']} epochs finished")
         return checkpoint["epoch"]
@@ -161,6 +163,23 @@ class TrainerBase:
         """One step of the optimizers down the loss."""
         self.model_zero_grad(names)
         self.model_backward(loss)
+        self.model_update(names)
+
+    def prograd_backward_and_update(self, loss_a, loss_b, lambda_=1, names=None):
+        """One step down loss_a, without that part of each parameter's gradient that opposes loss_b's.
+
+        Where g_a . g_b < 0, g_a loses lambda_ times its projection on g_b (ProGrad, arXiv 2205.14865).
+        """
+        self.model_zero_grad(names)
+        self.detect_anomaly(loss_b)
+        models = [self._models[name] for name in self.get_model_names(names)]
+        parameters = [p for model in models for p in model.parameters() if p.requires_grad]
+        gradients_b = torch.autograd.grad(loss_b, parameters, retain_graph=True, allow_unused=True)
+        self.model_backward(loss_a)
+        for parameter, g_b in zip(parameters, gradients_b, strict=True):
+            if parameter.grad is not None and g_b is not None:
+                direction = g_b / g_b.norm().clamp(min=torch.finfo(g_b.dtype).tiny)
+                parameter.grad -= lambda_ * (parameter.grad * direction).sum().clamp(max=0) * direction
         self.model_update(names)
 
     def init_writer(self, log_dir):

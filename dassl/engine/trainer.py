@@ -38,6 +38,7 @@ class SimpleTrainer(TrainerBase):
     def build_data_loader(self):
         dm = DataManager(self.cfg)
         self.train_loader_x = dm.train_loader_x
+        self.train_loader_u = dm.train_loader_u
         self.val_loader = dm.val_loader
         self.test_loader = dm.test_loader
         self.num_classes = dm.num_classes

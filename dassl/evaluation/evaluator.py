@@ -1,7 +1,7 @@
 """What is measured on a test set."""
 
 import os.path as osp
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 
 import numpy as np
 import torch
@@ -49,12 +49,21 @@ class Classification(EvaluatorBase):
         self.reset()
 
     def reset(self):
+        # Evaluators that derive from this one read these names.
+        self._correct = self._total = 0
         self._y_true, self._y_pred = [], []
+        self._per_class_res = defaultdict(list)  # {label: [1 for a hit, 0 for a miss]}
 
     def process(self, mo, gt):
         """Add a batch of scores (B, C) and labels (B,)."""
-        self._y_true.extend(gt.tolist())
-        self._y_pred.extend(mo.argmax(dim=1).tolist())
+        truth, predicted = gt.tolist(), mo.argmax(dim=1).tolist()
+        hits = [int(a == b) for a, b in zip(truth, predicted, strict=True)]
+        self._correct += sum(hits)
+        self._total += len(hits)
+        self._y_true.extend(truth)
+        self._y_pred.extend(predicted)
+        for label, hit in zip(truth, hits, strict=True):
+            self._per_class_res[label].append(hit)
 
     def evaluate(self):
         """Print the results and return them; `results` gets them too, with the accuracies by class.
@@ -62,37 +71,36 @@ class Classification(EvaluatorBase):
         Raises:
             UserError: there was no image.
         """
-        if not self._y_true:
+        if not self._total:
             raise UserError("the split to evaluate has no images")
-        y_true, y_pred = np.array(self._y_true), np.array(self._y_pred)
-        hits = y_true == y_pred
-        labels = np.unique(y_true)
-        accuracy = 100.0 * hits.mean().item()
-        macro_f1 = 100.0 * float(f1_score(y_true, y_pred, average="macro", labels=labels))
+        accuracy = 100.0 * self._correct / self._total
+        labels = np.unique(self._y_true)
+        macro_f1 = 100.0 * float(f1_score(self._y_true, self._y_pred, average="macro", labels=labels))
         results = OrderedDict(accuracy=accuracy, error_rate=100.0 - accuracy, macro_f1=macro_f1)
+        decimals = self.cfg.TEST.DECIMALS
         print(
             "=> result\n"
-            f"* total: {len(hits):,}\n"
-            f"* correct: {hits.sum():,}\n"
-            f"* accuracy: {accuracy:.2f}%\n"
-            f"* error: {results['error_rate']:.2f}%\n"
-            f"* macro_f1: {macro_f1:.2f}%"
+            f"* total: {self._total:,}\n"
+            f"* correct: {self._correct:,}\n"
+            f"* accuracy: {accuracy:.{decimals}f}%\n"
+            f"* error: {results['error_rate']:.{decimals}f}%\n"
+            f"* macro_f1: {macro_f1:.{decimals}f}%"
         )
 
-        by_label = {label: hits[y_true == label] for label in labels.tolist()}
-        per_class = {self._unique_name(label): 100.0 * h.mean().item() for label, h in by_label.items()}
+        by_label = sorted(self._per_class_res.items())
+        per_class = {self._unique_name(label): 100.0 * sum(hits) / len(hits) for label, hits in by_label}
         if self.cfg.TEST.PER_CLASS_RESULT:
             results["perclass_accuracy"] = float(np.mean(list(per_class.values())))
             print("=> per-class result")
-            for label, h in by_label.items():
+            for label, hits in by_label:
                 print(
-                    f"* class: {label} ({self._name(label)})\ttotal: {len(h):,}\t"
-                    f"correct: {h.sum():,}\tacc: {100 * h.mean():.2f}%"
+                    f"* class: {label} ({self._name(label)})\ttotal: {len(hits):,}\t"
+                    f"correct: {sum(hits):,}\tacc: {100 * sum(hits) / len(hits):.{decimals}f}%"
                 )
-            print(f"* average: {results['perclass_accuracy']:.2f}%")
+            print(f"* average: {results['perclass_accuracy']:.{decimals}f}%")
         if self.cfg.TEST.COMPUTE_CMAT:
             fpath = osp.join(self.cfg.OUTPUT_DIR, "cmat.pt")
-            torch.save(torch.from_numpy(confusion_matrix(y_true, y_pred, normalize="true")), fpath)
+            torch.save(torch.from_numpy(confusion_matrix(self._y_true, self._y_pred, normalize="true")), fpath)
             print(f"Confusion matrix is saved to {fpath}")
 
         self.results = {**results, "per_class_accuracy": per_class}

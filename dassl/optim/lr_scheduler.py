@@ -30,6 +30,10 @@ class EpochLR(LRScheduler):
     def state_dict(self):
         return {key: value for key, value in super().state_dict().items() if key != "lr_at"}
 
+    def load_state_dict(self, state_dict):
+        """Take what is known here; upstream's states hold more."""
+        super().load_state_dict({key: state_dict[key] for key in self.state_dict().keys() & state_dict.keys()})
+
 
 def build_lr_scheduler(optimizer, optim_cfg):
     """Make the schedule that `optim_cfg` (cfg.OPTIM) describes; `step()` it once an epoch.

@@ -9,18 +9,26 @@ class Registry:
     def __init__(self, name):
         self._name = name
         self._objects = {}
+        self._fallbacks = set()
 
-    def register(self, obj=None, force=False):
+    def register(self, obj=None, force=False, fallback=False):
         """Add `obj` under its `__name__`; used as a decorator if no `obj` is given.
 
+        Args:
+            force: replace what has the name.
+            fallback: leave the name to whatever else takes it, before or after.
+
         Raises:
-            KeyError: the name is taken and `force` is not set.
+            KeyError: the name is taken.
         """
         if obj is None:
-            return lambda decorated: self.register(decorated, force)
+            return lambda decorated: self.register(decorated, force, fallback)
         name = obj.__name__
-        if name in self._objects and not force:
+        if name in self._objects and not (force or fallback or name in self._fallbacks):
             raise KeyError(f'An object named "{name}" was already registered in "{self._name}" registry')
+        if fallback and name in self._objects:
+            return obj
+        (self._fallbacks.add if fallback else self._fallbacks.discard)(name)
         self._objects[name] = obj
         return obj
 

@@ -10,6 +10,7 @@ import warnings
 import numpy as np
 import torch
 
+from . import legacy
 from .tools import UserError, mkdir_if_missing
 
 
@@ -68,23 +69,26 @@ def save_checkpoint(state, save_dir, is_best=False, remove_module_from_keys=True
 
 
 def load_checkpoint(fpath):
-    """Read a checkpoint to the CPU, with `weights_only=True`: a file cannot run code.
+    """Read a checkpoint to the CPU. The file cannot run code.
+
+    Upstream's checkpoints hold pickled schedulers and optimizers, which are left out.
 
     Raises:
         ValueError: `fpath` is None.
         FileNotFoundError: there is no such file.
-        UserError: the file is damaged, or holds more than tensors and plain containers.
+        UserError: the file is damaged, or holds what could run code.
     """
     if fpath is None:
         raise ValueError("the path of a checkpoint is None")
     if not osp.isfile(fpath):
         raise FileNotFoundError(f"no checkpoint at {fpath}")
     try:
-        return torch.load(fpath, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise UserError(
-            f"cannot read checkpoint {fpath}: it is damaged, or holds more than tensors and plain containers"
-        ) from error
+        try:
+            return torch.load(fpath, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:
+            return torch.load(fpath, map_location="cpu", weights_only=False, pickle_module=legacy)
+    except Exception as error:  # a damaged pickle can raise almost anything
+        raise UserError(f"cannot read checkpoint {fpath}, damaged or not to be trusted: {error}") from error
 
 
 def load_last_checkpoint(fdir):
@@ -108,7 +112,10 @@ def restore_checkpoint(checkpoint, model, optimizer=None, scheduler=None):
             "the checkpoint to resume from does not fit this model: other classes or settings made it"
         ) from error
     if scheduler is not None and checkpoint["scheduler"] is not None:
-        scheduler.load_state_dict(checkpoint["scheduler"])
+        schedule = checkpoint["scheduler"]
+        if "successor" in schedule:  # upstream's warm-up, which kept the epochs in an object of its own
+            schedule = {**schedule, "last_epoch": checkpoint["epoch"]}
+        scheduler.load_state_dict(schedule)
     if "random_state" in checkpoint:
         set_random_state(checkpoint["random_state"])
 

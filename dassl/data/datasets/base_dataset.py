@@ -1,8 +1,10 @@
 """Images by path, and what readers of data sets share."""
 
+import os
 import os.path as osp
 import random
 from collections import defaultdict
+from itertools import chain
 
 from dassl.utils import UserError
 
@@ -11,15 +13,16 @@ class Datum:
     """One image: its path, label, domain and class name.
 
     Few-shot caches of other repositories are pickles of this class by this path, with these four private
-    attributes: keep all of them.
+    attributes: keep all of them. Whether the file exists is DatasetBase's to find out, folder by folder: a
+    million questions to a file system take minutes.
 
     Raises:
-        FileNotFoundError: there is no file at `impath`.
+        TypeError: `impath` is not a string.
     """
 
     def __init__(self, impath="", label=0, domain=0, classname=""):
-        if not osp.isfile(impath):
-            raise FileNotFoundError(f"no image at {impath}")
+        if not isinstance(impath, str):
+            raise TypeError(f"the path of an image is a string, got {type(impath).__name__}")
         self._impath = impath
         self._label = label
         self._domain = domain
@@ -42,12 +45,26 @@ class Datum:
         return self._classname
 
 
+def check_images(items):
+    """Raise FileNotFoundError for the first image that does not exist; every folder is listed once."""
+    listed = {}
+    for item in items:
+        folder, name = osp.split(item.impath)
+        if folder not in listed:
+            listed[folder] = set(os.listdir(folder or ".")) if osp.isdir(folder or ".") else set()
+        if name not in listed[folder]:
+            raise FileNotFoundError(f"no image at {item.impath}")
+
+
 class DatasetBase:
     """A data set: lists of Datum for training, validation and test.
 
     Args:
         train_x: labelled training images; classes are counted and named here.
         train_u: unlabelled training images.
+
+    Raises:
+        FileNotFoundError: an image does not exist.
     """
 
     dataset_dir = ""  # the folder under cfg.DATASET.ROOT
@@ -58,6 +75,7 @@ class DatasetBase:
         self._train_u = train_u
         self._val = val
         self._test = test
+        check_images(chain(*(items or () for items in (train_x, train_u, val, test))))
         self._num_classes = self.get_num_classes(train_x)
         self._lab2cname, self._classnames = self.get_lab2cname(train_x)
 

@@ -1,0 +1,64 @@
+"""Read checkpoints that upstream's toolbox pickled, without running what a pickle may hold.
+
+Beside tensors they hold whole schedulers and optimizers. Those are replaced by stand-ins that keep nothing;
+any other class or function than those listed here is refused before it is called.
+Given to `torch.load` as its `pickle_module`.
+"""
+
+import pickle
+
+__all__ = ["Unpickler", "load"]
+
+ALLOWED = {
+    "collections": {"OrderedDict", "defaultdict"},
+    "builtins": {
+        "dict",
+        "list",
+        "tuple",
+        "set",
+        "int",
+        "float",
+        "complex",
+        "bool",
+        "str",
+        "bytes",
+        "bytearray",
+        "slice",
+    },
+    "torch": {
+        *("Size", "Tensor", "device", "dtype"),
+        *("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"),
+    },
+    "torch._utils": {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter", "_rebuild_parameter_with_state"},
+    "torch.nn.parameter": {"Parameter"},
+    "numpy": {"dtype", "ndarray", "float64", "float32", "int64", "bool_"},
+    "numpy.core.multiarray": {"scalar", "_reconstruct"},
+    "numpy._core.multiarray": {"scalar", "_reconstruct"},
+    "_codecs": {"encode"},  # how old pickles write the bytes of a NumPy number
+}
+# Python 2's names, which pickles of protocol 2 and lower use.
+RENAMED = {"__builtin__": "builtins"}
+
+
+class Discarded:
+    """Stands where a scheduler or an optimizer was pickled; forgets all that it is given."""
+
+    def __init__(self, *args, **kwargs):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+
+class Unpickler(pickle.Unpickler):
+    def find_class(self, module, name):
+        module = RENAMED.get(module, module)
+        if module == "torch.optim" or module.startswith("torch.optim."):
+            return Discarded
+        if name in ALLOWED.get(module, ()):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it holds {module}.{name}, which could run code")
+
+
+def load(file, **options):
+    return Unpickler(file, **options).load()
