@@ -19,11 +19,11 @@ from dassl.config import get_cfg_default
 from dassl.utils import UserError, set_random_seed
 from datasets.emoji import Emoji
 from datasets.fashion_mnist import CLASSNAMES, FILES, FashionMNIST
-from scripts.embedded.augment import Augmenter, mosaics
+from scripts.embedded.augment import Augmenter
 from scripts.embedded.captions import ATTRIBUTES, Captioner
 from scripts.embedded.evaluate import accuracy, image_features, text_features
-from scripts.embedded.pretrain import matching_loss, quarter_features
-from sotglp import CLIP, load_clip
+from scripts.embedded.pretrain import matching_loss
+from sotglp import load_clip
 
 ROOT = Path(datasets.__path__[0]).parent
 PEOPLE = {"1F468", "1F469", "1F9D1"}  # the first code point of every worker: it says nothing about the drawing
@@ -169,7 +169,7 @@ def test_the_small_clip_knows_more_than_chance(root):
     """Chance is 4.2 % and 10 %; the model card's figures are far above both, on all pictures."""
     clip, cfg = load_clip("small"), make_cfg(root, SPLIT_BY="concept")
     cfg.INPUT.SIZE, cfg.INPUT.TRANSFORMS = (64, 64), ["normalize"]
-    for reader, bound in ((Emoji, 20), (FashionMNIST, 12)):
+    for reader, bound in ((Emoji, 28), (FashionMNIST, 18)):
         data = reader(cfg)
         items = data.test[:: len(data.test) // 150]
         features, _ = image_features(clip, items, cfg)
@@ -193,27 +193,12 @@ def test_captions_are_true_of_their_own_pictures():
         assert (tokens.argmax(dim=1) == (tokens > 0).sum(dim=1) - 1).all()  # the end has the largest row, and is last
 
 
-def test_augmentation_depends_on_its_seed_and_mosaics_keep_places():
+def test_augmentation_depends_on_its_seed_only():
     pictures = torch.randint(0, 256, (8, 4, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     styles = ["noto", "fluent"] * 4
     first, again = (Augmenter(torch.Generator().manual_seed(3))(pictures, styles) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert first[0].min() >= 0 and first[0].max() <= 1
-    tiles = torch.arange(8.0).view(8, 1, 1, 1).expand(-1, 3, 64, 64)
-    assert torch.equal(mosaics(tiles)[1, 0, ::32, ::32], torch.tensor([[4.0, 5.0], [6.0, 7.0]]))
-
-
-def test_each_quarter_feature_sees_its_quarter_first():
-    """With one block and no positions, a change in one quarter moves that quarter's feature most."""
-    torch.manual_seed(0)
-    clip = CLIP(16, 64, 8, 64, 1, 64, 1, vocab_size=10)
-    images = torch.rand(1, 3, 64, 64)
-    before = quarter_features(clip, images, torch.Generator().manual_seed(0))
-    for quarter, (row, column) in enumerate(((0, 0), (0, 32), (32, 0), (32, 32))):
-        changed = images.clone()
-        changed[:, :, row : row + 32, column : column + 32] += 3
-        after = quarter_features(clip, changed, torch.Generator().manual_seed(0))
-        assert (after - before).norm(dim=1).argmax() == quarter
 
 
 def test_matching_loss_is_clips_loss_for_one_caption_each():
@@ -221,7 +206,7 @@ def test_matching_loss_is_clips_loss_for_one_caption_each():
     a, b = (torch.nn.functional.normalize(x, dim=-1) for x in (images, texts))
     target = torch.arange(5)
     expected = sum(torch.nn.functional.cross_entropy(7 * m, target) for m in (a @ b.T, b @ a.T)) / 2
-    loss = matching_loss(images, texts, torch.eye(5, dtype=torch.bool), 7, smoothing=0)
+    loss = matching_loss(images, texts, torch.eye(5, dtype=torch.bool), 7)
     torch.testing.assert_close(loss, expected)
 
 

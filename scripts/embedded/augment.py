@@ -11,33 +11,31 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from scripts.embedded.captions import COLORS, COLUMN
 
-# How often each thing is done, at strength 1.
+# How often each thing is done that a caption can name.
 CHANCE = {
-    "gray": 0.15,
-    "dark": 0.03,
-    "inverted": 0.03,
-    "blurred": 0.08,
-    "pixelated": 0.05,
-    "noisy": 0.02,
-    "silhouette": 0.03,
-    "outline": 0.04,
-    "contour": 0.1,
-    "rotated": 0.08,
-    "upside down": 0.02,
-    "small": 0.08,
-    "large": 0.08,
+    "gray": 0.35,
+    "dark": 0.015,
+    "inverted": 0.015,
+    "blurred": 0.04,
+    "pixelated": 0.025,
+    "noisy": 0.01,
+    "silhouette": 0.015,
+    "outline": 0.02,
+    "contour": 0.05,
+    "rotated": 0.04,
+    "upside down": 0.01,
+    "small": 0.04,
+    "large": 0.04,
 }
+RECOLORED, COARSE = 0.075, 0.3  # and what none names
 LUMA = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
 
 
 class Augmenter:
-    """Draws all randomness from one generator, so a batch depends on its seed only.
+    """Draws all randomness from one generator, so a batch depends on its seed only."""
 
-    ``strength`` multiplies the chances of everything that is done to pictures.
-    """
-
-    def __init__(self, generator, strength=1.0):
-        self.generator, self.strength = generator, strength
+    def __init__(self, generator):
+        self.generator = generator
 
     def uniform(self, size, low=0.0, high=1.0):
         return torch.rand(size, generator=self.generator) * (high - low) + low
@@ -48,7 +46,7 @@ class Augmenter:
         Returns images (B, 3, S, S) in [0, 1], coverage (B, S, S) of the object, attributes (B, K) bool.
         """
         batch = len(pictures)
-        done = {name: self.uniform(batch) < chance * self.strength for name, chance in CHANCE.items()}
+        done = {name: self.uniform(batch) < chance for name, chance in CHANCE.items()}
         done["large"] &= ~done["small"]
         done["upside down"] &= ~done["rotated"]
         done["silhouette"] &= ~done["outline"]
@@ -60,7 +58,7 @@ class Augmenter:
         color, alpha = self.recolor(placed[:, :3], placed[:, 3:]), placed[:, 3:]
         color = torch.where(_column(done["silhouette"]), alpha * self.uniform((batch, 3, 1, 1), 0, 0.25), color)
         background, names = self.background(batch, pictures.shape[-1], white=done["outline"])
-        images = self.spoil((color + background * (1 - alpha)).clamp_(0, 1), done)
+        images = self.coarsen(self.spoil((color + background * (1 - alpha)).clamp_(0, 1), done))
 
         attributes = torch.zeros(batch, len(COLUMN), dtype=torch.bool)
         for name, where in done.items():
@@ -102,7 +100,7 @@ class Augmenter:
     def recolor(self, color, alpha):
         """Mix the object's channels a little, or now and then a lot; then brightness and contrast."""
         batch = len(color)
-        strength = torch.where(self.uniform(batch) < 0.15 * self.strength, 0.5, 0.08).view(-1, 1, 1)
+        strength = torch.where(self.uniform(batch) < RECOLORED, 0.5, 0.08).view(-1, 1, 1)
         mix = torch.eye(3) + strength * self.uniform((batch, 3, 3), -1, 1)
         mix = mix / mix.sum(dim=-1, keepdim=True).clamp(min=0.5)
         mixed = torch.einsum("bij,bjhw->bihw", mix, color)
@@ -135,6 +133,15 @@ class Augmenter:
             where = torch.where(done[name])[0]
             if len(where):
                 images[where] = getattr(self, name)(images[where])
+        return images
+
+    def coarsen(self, images):
+        """Take detail from some pictures, as if they had been enlarged from 20 to 48 pixels."""
+        where = torch.where(self.uniform(len(images)) < COARSE)[0]
+        size = int(self.uniform((), 20, 48))
+        if len(where):
+            small = F.interpolate(images[where], size=(size, size), mode="bilinear", antialias=True)
+            images[where] = F.interpolate(small, size=images.shape[-2:], mode="bicubic").clamp(0, 1)
         return images
 
     def outline(self, images):
@@ -170,9 +177,3 @@ class Augmenter:
 
 def _column(x):
     return x.view(-1, 1, 1, 1)
-
-
-def mosaics(images):
-    """(4M, 3, S, S) images to (M, 3, S, S): four to one, two by two, halved; rows first."""
-    halves = F.avg_pool2d(images, 2).unflatten(0, (-1, 2, 2))
-    return halves.permute(0, 3, 1, 4, 2, 5).flatten(2, 3).flatten(3, 4)

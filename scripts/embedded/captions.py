@@ -80,15 +80,15 @@ class Captioner:
         """One caption per picture: (token rows (T, L) into ``token_ids``, noun (T,), named attributes (T, K) bool).
 
         concepts (T,) int; attributes (T, K) bool, what holds for each picture; ``random`` a random.Random. With
-        ``category`` the noun is the concept's category, else its name or, one time in five, a keyword.
+        ``category`` the noun is the concept's category, else its name or, one time in ten, a keyword.
         """
         texts, nouns, named = [], [], torch.zeros(attributes.shape, dtype=torch.bool)
         for i, (concept, held) in enumerate(zip(concepts.tolist(), attributes.tolist(), strict=True)):
             entry = self.concepts[concept]
-            kind = "categories" if category else "keywords" if random.random() < 0.2 else "names"
+            kind = "categories" if category else "keywords" if random.random() < 0.1 else "names"
             noun = random.choice(entry[kind] or entry["names"])
             true = [name for name, column in COLUMN.items() if held[column]]
-            wanted = random.choices((0, 1, 2), weights=(0.5, 0.35, 0.15))[0]
+            wanted = random.choices((0, 1, 2), weights=(0.8, 0.17, 0.03))[0]
             parts = {"adjective": [], "medium": [], "suffix": []}
             for name in random.sample(true, len(true)):
                 place, forms = ATTRIBUTES[name]

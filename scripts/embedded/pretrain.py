@@ -1,7 +1,6 @@
 """Pretrain the small CLIP on emoji art: contrastive learning with captions that are true of several pictures.
 
-    python -m scripts.embedded.pretrain --strength 2 --steps 2600 --out data/embedded/stage1.safetensors
-    python -m scripts.embedded.pretrain --init data/embedded/stage1.safetensors --out data/embedded/small.safetensors
+    python -m scripts.embedded.pretrain --out data/embedded/small.safetensors
 
 reads what make_data.py wrote to ``data/embedded``. Runs on a GPU if there is one. Every ``--save-every`` steps the
 state goes to ``<out>.checkpoint``, from which an interrupted run goes on, to another number of steps if ``--steps`` is
@@ -10,8 +9,7 @@ OMP_WAIT_POLICY=PASSIVE (spinning threads cost other work on shared cores) and w
 each step's buffers are returned to the system and faulted in again).
 
 A step: 128 augmented pictures of which about a third of the 64 patches is kept, mostly where the object is (all are in
-the last 3 % of the steps); one caption with a name per picture and one with a category for every second; and 8
-mosaics of the first 32 pictures, whose quarters' mean V-V patch features are matched with the same captions.
+the last 5 % of the steps); one caption with a name per picture and one with a category for every second.
 """
 
 import argparse
@@ -37,10 +35,10 @@ if __name__ == "__main__" and not ENVIRONMENT.items() <= os.environ.items():
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
-from safetensors.torch import load_file, save_file  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from scripts.embedded.augment import Augmenter, mosaics  # noqa: E402
+from scripts.embedded.augment import Augmenter  # noqa: E402
 from scripts.embedded.captions import Captioner  # noqa: E402
 from sotglp.clip import CLIP, PIXEL_MEAN, PIXEL_STD  # noqa: E402
 
@@ -60,8 +58,7 @@ LICENCE = "Weights: MIT. Made from Noto (Apache-2.0), Twemoji (CC-BY-4.0) and Fl
 class Pictures:
     """The pretraining pictures and their words; ``batch`` draws augmented pictures, captions and their truth."""
 
-    def __init__(self, folder, strength=1.0):
-        self.strength = strength
+    def __init__(self, folder):
         if not (folder / "pretrain.npz").exists():
             raise FileNotFoundError(f"no {folder / 'pretrain.npz'}: run python -m scripts.embedded.make_data first")
         with np.load(folder / "pretrain.npz") as data:
@@ -84,7 +81,7 @@ class Pictures:
         chosen = torch.multinomial(self.weight, size, generator=generator)
         concepts = self.concept[chosen]
         styles = [self.styles[s] for s in self.style[chosen.numpy()]]
-        images, coverage, attributes = Augmenter(generator, self.strength)(self.pictures[chosen], styles)
+        images, coverage, attributes = Augmenter(generator)(self.pictures[chosen], styles)
         captions = []
         for part, category in ((slice(None), False), (slice(None, None, 2), True)):
             tokens, nouns, named = self.captioner.write(concepts[part], attributes[part], choices, category)
@@ -101,7 +98,7 @@ def keep_patches(tokens, coverage, kept, generator):
     return torch.cat([tokens[:, :1], patches], dim=1)
 
 
-def matching_loss(images, texts, truth, scale, smoothing=0.05):
+def matching_loss(images, texts, truth, scale):
     """Symmetric cross-entropy against every true caption of a picture, and every picture a caption is true of.
 
     images (B, D), texts (T, D), not normalised; truth (B, T) bool. Rows without a true partner do not count.
@@ -111,22 +108,11 @@ def matching_loss(images, texts, truth, scale, smoothing=0.05):
     for score, true in ((logits, truth), (logits.T, truth.T)):
         row = true.any(dim=1)
         target = true[row] / true[row].sum(dim=1, keepdim=True)
-        loss = loss + F.cross_entropy(score[row], target, label_smoothing=smoothing) / 2
+        loss = loss + F.cross_entropy(score[row], target) / 2
     return loss
 
 
-def quarter_features(clip, images, generator):
-    """Mean V-V patch feature of each quarter of the mosaics (M, 3, S, S), half of the patches kept: (4M, D)."""
-    tokens, side = clip.visual.embed(images), round(PATCHES**0.5)
-    grid = torch.arange(PATCHES).view(2, side // 2, 2, side // 2).transpose(1, 2).reshape(4, -1)
-    draw = torch.rand(len(images), *grid.shape, generator=generator).topk(grid.shape[1] // 2).indices
-    index = grid.expand(len(images), -1, -1).gather(2, draw).flatten(1).to(tokens.device)
-    patches = tokens[:, 1:].gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))
-    _, local = clip.visual.encode(torch.cat([tokens[:, :1], patches], dim=1), local=True)
-    return local.unflatten(1, (4, -1)).mean(dim=2).flatten(0, 1) @ clip.visual.proj
-
-
-def step_loss(clip, pictures, batch, seed, kept, device):
+def step_losses(clip, pictures, batch, seed, kept, device):
     images, coverage, captions = pictures.batch(batch, seed)
     generator = torch.Generator().manual_seed(seed + 1)
     mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (PIXEL_MEAN, PIXEL_STD))
@@ -135,14 +121,10 @@ def step_loss(clip, pictures, batch, seed, kept, device):
     if kept < PATCHES:
         tokens = keep_patches(tokens, coverage, kept, generator)
     feature = clip.visual.encode(tokens, local=False)[0] @ clip.visual.proj
-    parts = batch // 4
-    quarters = quarter_features(clip, mosaics(images[:parts]), generator)
-    scale, losses = clip.logit_scale.exp(), []
-    for tokens, truth in captions:
-        text, truth = clip.encode_text(tokens.to(device)), truth.to(device)
-        losses.append(matching_loss(feature, text, truth, scale))
-        losses.append(0.5 * matching_loss(quarters, text, truth[:parts], scale))
-    return sum(losses) / 2, losses
+    return [
+        matching_loss(feature, clip.encode_text(tokens.to(device)), truth.to(device), clip.logit_scale.exp())
+        for tokens, truth in captions
+    ]
 
 
 def build(token_ids):
@@ -174,16 +156,6 @@ def save_weights(clip, token_ids, path, recipe, seed):
     temporary.replace(path)
 
 
-def load_weights(clip, token_ids, path):
-    """Start from a weights file; the rows of word pieces that it lacks stay as they are."""
-    state = {name: value.float() for name, value in load_file(path).items()}
-    row = {token: i for i, token in enumerate(state.pop("token_ids").int().tolist())}
-    embedding = clip.token_embedding.weight.detach().clone()
-    known = [i for i, token in enumerate(token_ids) if token in row]
-    embedding[known] = state["token_embedding.weight"][[row[token_ids[i]] for i in known]]
-    clip.load_state_dict({**state, "token_embedding.weight": embedding})
-
-
 def save_checkpoint(path, **state):
     temporary = path.with_suffix(".part")
     torch.save(state, temporary)
@@ -192,13 +164,10 @@ def save_checkpoint(path, **state):
 
 def pretrain(args):
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    pictures = Pictures(args.data, args.strength)
+    pictures = Pictures(args.data)
     token_ids = pictures.captioner.token_ids
     torch.manual_seed(args.seed)
-    clip = build(token_ids)
-    if args.init:
-        load_weights(clip, token_ids, args.init)
-    clip.to(device)
+    clip = build(token_ids).to(device)
     optimizer = build_optimizer(clip, args.lr, args.weight_decay)
     warmup = max(args.steps // 20, 1)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
@@ -216,14 +185,12 @@ def pretrain(args):
         first, seconds = state["step"], state["seconds"]
     print(f"{len(pictures.pictures)} pictures, {len(token_ids)} word pieces, {device}, from step {first}", flush=True)
 
-    if args.compile:
-        for block in (*clip.visual.transformer.resblocks, *clip.transformer.resblocks):
-            block.add_mlp = torch.compile(block.add_mlp, dynamic=True)
     start = time.time()
     progress = tqdm(range(first, args.steps), initial=first, total=args.steps, mininterval=10)
     for step in progress:
-        kept = PATCHES if step >= 0.97 * args.steps else KEPT
-        loss, parts = step_loss(clip, pictures, args.batch, 2 * (args.seed * 1_000_000 + step), kept, device)
+        kept = PATCHES if step >= 0.95 * args.steps else KEPT
+        name, category = step_losses(clip, pictures, args.batch, 2 * (args.seed * 1_000_000 + step), kept, device)
+        loss = (name + category) / 2
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(clip.parameters(), 1.0)
@@ -234,18 +201,14 @@ def pretrain(args):
         if not math.isfinite(loss.item()):
             raise FloatingPointError(f"loss is {loss.item()} at step {step}")
         if step % 50 == 0:
-            name, name_quarter, category, category_quarter = (part.item() for part in parts)
-            progress.set_postfix_str(
-                f"loss {loss.item():.3f} name {name:.2f} category {category:.2f} "
-                f"quarters {2 * name_quarter:.2f} {2 * category_quarter:.2f} scale {clip.logit_scale.exp().item():.1f}"
-            )
+            scale = clip.logit_scale.exp().item()
+            progress.set_postfix_str(f"name {name.item():.2f} category {category.item():.2f} scale {scale:.1f}")
         if (step + 1) % args.save_every == 0:
             save_checkpoint(checkpoint, run=[args.batch, args.seed], step=step + 1,
                             seconds=seconds + time.time() - start, model=clip.state_dict(),
                             optimizer=optimizer.state_dict(), scheduler=scheduler.state_dict())  # fmt: skip
     seconds += time.time() - start
-    recipe = f"scripts/embedded/pretrain.py --steps {args.steps} --batch {args.batch} --strength {args.strength}"
-    recipe += f" --init {args.init.name}" if args.init else ""
+    recipe = f"scripts/embedded/pretrain.py --steps {args.steps} --batch {args.batch}"
     save_weights(clip, token_ids, args.out, recipe, args.seed)
     checkpoint.unlink(missing_ok=True)
     print(f"Wrote {args.out} after {seconds:.0f} s of training")
@@ -255,14 +218,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("data/embedded"), help="folder that make_data.py wrote")
     parser.add_argument("--out", type=Path, required=True, help="weights file to write")
-    parser.add_argument("--init", type=Path, help="weights file to start from (default: random weights)")
-    parser.add_argument("--strength", type=float, default=1.0, help="how much is done to the pictures")
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--batch", type=int, default=128, help="pictures per step, a multiple of 8")
+    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--batch", type=int, default=128, help="pictures per step")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--weight-decay", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--compile", action="store_true", help="fuse the MLPs: a fifth faster, needs a C++ compiler")
     parser.add_argument("--save-every", type=int, default=200, help="steps between checkpoints")
     pretrain(parser.parse_args())
 
