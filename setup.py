@@ -34,7 +34,7 @@ setup(
         "tensorboard",
     ],
     extras_require={
-        "test": ["pytest", "POT"],
+        "test": ["pytest", "POT", "scipy"],
         "embedded": ["resvg-py"],  # to remake the embedded benchmark
     },
 )

@@ -110,7 +110,10 @@ def check_same_run(cfg):
     with open(fpath, encoding="utf-8") as file:
         old = flatten(yaml.safe_load(file))
     new = flatten(yaml.safe_load(cfg.dump()))
-    changed = [key for key in old if key in new and old[key] != new[key] and not key.startswith(FREE_KEYS)]
+    free, name = FREE_KEYS, cfg.DATASET.NAME
+    if name in DATASET_REGISTRY.registered_names() and DATASET_REGISTRY.get(name).dataset_dir == "":
+        free = tuple(key for key in FREE_KEYS if key != "DATASET.ROOT")  # a user's own images: the root is the data set
+    changed = [key for key in old if key in new and old[key] != new[key] and not key.startswith(free)]
     if changed:
         changes = ", ".join(f"{key} {old[key]} -> {new[key]}" for key in changed)
         raise UserError(f"{directory} holds a run with other settings ({changes}): choose another --output-dir")

@@ -46,8 +46,9 @@ def describe_datasets(root):
     """Names of the readers whose folder is under `root`, and of the others."""
     found, absent = [], []
     for name in DATASET_REGISTRY.registered_names():
-        folder = osp.join(root, DATASET_REGISTRY.get(name).dataset_dir)
-        (found if osp.isdir(folder) else absent).append(name)
+        folder = DATASET_REGISTRY.get(name).dataset_dir
+        if folder:  # else a user's own images, which have no fixed place
+            (found if osp.isdir(osp.join(root, folder)) else absent).append(name)
     return ", ".join(found) or "none", ", ".join(absent) or "none"
 
 

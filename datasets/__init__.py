@@ -3,5 +3,8 @@
 import importlib
 import pkgutil
 
+_COMMANDS = ("check", "prepare")  # run as python -m datasets.NAME: Python warns of modules that are imported before
+
 for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+    if _module.name not in _COMMANDS:
+        importlib.import_module(f"{__name__}.{_module.name}")

@@ -1,57 +1,139 @@
-"""ImageNet (ILSVRC 2012): 1,000 classes, about 1.28 million training and 50,000 validation images.
+"""ImageNet (ILSVRC 2012), 1,000 classes, and the four test sets that show the same classes otherwise.
 
 Russakovsky et al., "ImageNet Large Scale Visual Recognition Challenge", IJCV 2015. https://www.image-net.org
 """
 
 import os.path as osp
 
-from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
-from dassl.utils import UserError, listdir_nohidden
+from dassl.data.datasets import DATASET_REGISTRY
+from dassl.utils import UserError
+from datasets.reading import Reader, class_folders, parse_words, read_class_folders, read_lines
+
+IMAGES = "it should hold one folder of images per class, <wnid>/, from https://www.image-net.org"
+CLASSNAMES = (
+    'it should hold one "<wnid> <class name>" line per class; the file of CoOp\'s DATASETS.md, '
+    "https://drive.google.com/file/d/1-61f_ol79pViBFDG_IDlUQSwoLcn2XXF"
+)
 
 
 @DATASET_REGISTRY.register(fallback=True)  # a reader of that name of yours comes first
-class ImageNet(DatasetBase):
+class ImageNet(Reader):
     """<ROOT>/imagenet with images/{train,val}/<wnid>/ and classnames.txt ("<wnid> <class name>" lines).
 
     The official validation images are both val and test; labels follow the sorted wnids.
 
     Raises:
         FileNotFoundError: a folder or classnames.txt is missing.
-        UserError: train and val have other classes, or one has no name.
+        UserError: train and val have other classes, or one has no name or no images.
     """
 
     dataset_dir = "imagenet"
+    pieces = {"classnames.txt": CLASSNAMES, "images/train": IMAGES, "images/val": IMAGES}
 
     def __init__(self, cfg):
-        folder = osp.join(osp.abspath(osp.expanduser(cfg.DATASET.ROOT)), self.dataset_dir)
+        folder = self.find_pieces(cfg)
         classnames = read_classnames(osp.join(folder, "classnames.txt"))
-        train = read_images(osp.join(folder, "images", "train"), classnames)
-        test = read_images(osp.join(folder, "images", "val"), classnames)
-        if {item.classname for item in train} != {item.classname for item in test}:
+        train, val = (osp.join(folder, "images", split) for split in ("train", "val"))
+        names = name_folders(train, classnames)
+        if names != name_folders(val, classnames):
             raise UserError(f"{folder}/images: train and val must have the same <wnid> folders")
-        train, _ = self.few_shot(cfg, train)  # validation images are not drawn: they are the test set
-        train, test = self.subsample_classes(train, test, subsample=cfg.DATASET.SUBSAMPLE_CLASSES)
-        super().__init__(train_x=train, val=test, test=test)
+        test = read_class_folders(val, names)
+        super().__init__(cfg, read_class_folders(train, names), test, test)
+
+    def few_shot(self, cfg, train, val=None):
+        """Draw training images; validation images are not drawn, they are the test set."""
+        train, _ = super().few_shot(cfg, train)
+        return train, val
 
 
 def read_classnames(fpath):
-    """Return {wnid: class name}."""
-    if not osp.isfile(fpath):
-        raise FileNotFoundError(f'no file {fpath}: it should hold one "<wnid> <class name>" line per class')
-    with open(fpath, encoding="utf-8") as file:
-        return dict(line.strip().split(" ", 1) for line in file if line.strip())
+    """Return {wnid: class name}, in the file's order."""
+    classnames = dict(parse_words(fpath, line, 2) for line in read_lines(fpath))
+    if not classnames:
+        raise UserError(f"{fpath} is empty: {CLASSNAMES}")
+    return classnames
 
 
-def read_images(folder, classnames):
-    """Return the images of a folder with one sub-folder per wnid, as Datum."""
-    if not osp.isdir(folder):
-        raise FileNotFoundError(f"no folder {folder}: it should hold one folder of images per class, <wnid>/")
-    # Sorted, as the order the file system happens to give would decide which images a few-shot draw takes.
-    wnids = [name for name in listdir_nohidden(folder, sort=True) if osp.isdir(osp.join(folder, name))]
-    items = []
-    for label, wnid in enumerate(wnids):
+def name_folders(folder, classnames):
+    """Return {wnid: class name} of the folders in a folder, sorted."""
+    wnids = class_folders(folder)
+    for wnid in wnids:
         if wnid not in classnames:
             raise UserError(f"{folder}/{wnid}: classnames.txt has no line for this class")
-        for name in listdir_nohidden(osp.join(folder, wnid), sort=True):
-            items.append(Datum(osp.join(folder, wnid, name), label=label, classname=classnames[wnid]))
-    return items
+    return {wnid: classnames[wnid] for wnid in wnids}
+
+
+def number_folders(folder, classnames):
+    """Return {number: class name} of folders that have the number of a line of classnames.txt for a name."""
+    numbers = [str(number) for number in range(len(classnames))]
+    if class_folders(folder) != sorted(numbers):
+        raise UserError(f"{folder} must have the folders 0 to {numbers[-1]}, one for each line of classnames.txt")
+    if list(classnames) != sorted(classnames):
+        raise UserError(f"classnames.txt beside {folder} must be sorted by <wnid>: the folders count its lines")
+    return dict(zip(numbers, classnames.values(), strict=True))
+
+
+class Variant(Reader):
+    """A test set with ImageNet's classes or some of them: its images are train_x and test, whatever NUM_SHOTS is.
+
+    Raises:
+        FileNotFoundError: a folder or classnames.txt is missing.
+        UserError: a class has no name or no images.
+    """
+
+    images = ""  # folder of the images
+    name_folders = staticmethod(name_folders)
+
+    def __init__(self, cfg):
+        folder = self.find_pieces(cfg)
+        images = osp.join(folder, self.images)
+        items = read_class_folders(
+            images, self.name_folders(images, read_classnames(osp.join(folder, "classnames.txt")))
+        )
+        super().__init__(cfg, items, [], items)
+
+    def few_shot(self, cfg, train, val=None):
+        return train, val
+
+
+# name: folder, folder of the images, how their folders are named, where they come from, paper
+VARIANTS = {
+    "ImageNetV2": (
+        "imagenetv2",
+        "imagenetv2-matched-frequency-format-val",
+        number_folders,
+        "https://github.com/modestyachts/ImageNetV2 (matched-frequency)",
+        'Recht et al., "Do ImageNet Classifiers Generalize to ImageNet?", ICML 2019',
+    ),
+    "ImageNetSketch": (
+        "imagenet-sketch",
+        "images",
+        name_folders,
+        "https://github.com/HaohanWang/ImageNet-Sketch",
+        'Wang et al., "Learning Robust Global Representations by Penalizing Local Predictive Power", NeurIPS 2019',
+    ),
+    "ImageNetA": (
+        "imagenet-adversarial",
+        "imagenet-a",
+        name_folders,
+        "https://github.com/hendrycks/natural-adv-examples",
+        'Hendrycks et al., "Natural Adversarial Examples", CVPR 2021',
+    ),
+    "ImageNetR": (
+        "imagenet-rendition",
+        "imagenet-r",
+        name_folders,
+        "https://github.com/hendrycks/imagenet-r",
+        'Hendrycks et al., "The Many Faces of Robustness", ICCV 2021',
+    ),
+}
+
+for _name, (_folder, _images, _names, _source, _paper) in VARIANTS.items():
+    _members = {
+        "__doc__": f"<ROOT>/{_folder} with {_images}/<class>/ and ImageNet's classnames.txt. {_paper}.",
+        "dataset_dir": _folder,
+        "images": _images,
+        "name_folders": staticmethod(_names),
+        "pieces": {"classnames.txt": "copy it from imagenet/", _images: f"it should hold the images, from {_source}"},
+    }
+    DATASET_REGISTRY.register(type(_name, (Variant,), _members), fallback=True)
