@@ -1,3 +1,1 @@
 from .accuracy import compute_accuracy
-
-__all__ = ["compute_accuracy"]
