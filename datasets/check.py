@@ -70,7 +70,7 @@ def first_step(name, root, folder):
     if name in OOD_SETS:
         return f"put its images into {folder}: {SOURCE}"
     if not is_prepared_here(name):
-        return "nothing, if it comes with the repository: its reader unpacks it, or says what it needs"
+        return "its reader says what it needs; what comes with the repository is unpacked on first use"
     how = "downloads its images" if name in DOWNLOADS else "says where to get it"
     return f"python -m datasets.prepare {name} --root {root} {how}"
 

@@ -63,7 +63,7 @@ def test_check_tells_of_every_data_set(root, capsys):
         "OxfordPets": "damaged .* is not valid JSON",
         "Caltech101": "missing python -m datasets.prepare Caltech101 --root .* downloads its images",
         "ImageNetA": "missing python -m datasets.prepare ImageNetA --root .* says where to get it",
-        "Emoji": "missing nothing, if it comes with the repository",
+        "Emoji": "missing its reader says what it needs",
         "Places": "missing put its images into .*Places/images: .*large_scale_ood",
     }
     for name, words in expected.items():
