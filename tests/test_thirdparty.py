@@ -112,8 +112,9 @@ def test_new_keys_must_be_asked_for_and_belong_to_a_trainer(arguments, capsys):
     flags = arguments("length_first", "run")
     assert main([flag for flag in flags if flag != "--allow-new-keys"]) == 2
     assert "unknown config key TRAINER.LENGTHFIRST" in capsys.readouterr().err
-    assert main([*flags, "OPTIM.LEARNING_RATE", "1"]) == 2
-    assert "unknown config key OPTIM.LEARNING_RATE" in capsys.readouterr().err
+    for key in ("OPTIM.LEARNING_RATE", "DATALOADER.TRAIN_X.SIZE", "TRAINER.NAMES"):
+        assert main([*flags, key, "1"]) == 2
+        assert f"unknown config key {key}" in capsys.readouterr().err
 
 
 def link(folder, *names):
