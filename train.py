@@ -82,10 +82,8 @@ def parse_args(argv):
 def setup_cfg(args):
     """Merge the configuration of a run and freeze it."""
     cfg = get_cfg_default()
-    for registry in (TRAINER_REGISTRY, DATASET_REGISTRY):
-        for name in registry.registered_names():
-            if hasattr(registry.get(name), "extend_cfg"):
-                registry.get(name).extend_cfg(cfg)
+    TRAINER_REGISTRY.extend_cfg(cfg)
+    DATASET_REGISTRY.extend_cfg(cfg)
     for fpath in filter(None, [args.dataset_config_file, *args.config_file]):
         merge_file(cfg, fpath, args.allow_new_keys)
     flags = {key: getattr(args, name) for name, key in FLAG_KEYS.items()}

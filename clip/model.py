@@ -10,7 +10,8 @@ import torch
 from open_clip.modified_resnet import ModifiedResNet
 from torch import nn
 
-from sotglp.clip import QuickGELU
+from sotglp.backbones import NO_WEIGHTS
+from sotglp.clip import QuickGELU, count_children
 
 
 class LayerNorm(nn.LayerNorm):
@@ -126,7 +127,7 @@ def build_model(state_dict, *_):
 
     Further arguments, such as MaPLe's design details, belong to other repositories' own CLIP and change nothing here.
     """
-    state = {k: v for k, v in state_dict.items() if k not in ("input_resolution", "context_length", "vocab_size")}
+    state = {k: v for k, v in state_dict.items() if k not in NO_WEIGHTS}
     embed_dim, width = state["text_projection"].shape[1], state["ln_final.weight"].shape[0]
     visual = _build_vit(state, embed_dim) if "visual.proj" in state else _build_resnet(state, embed_dim)
     model = CLIP(
@@ -136,15 +137,11 @@ def build_model(state_dict, *_):
         vocab_size=len(state["token_embedding.weight"]),
         width=width,
         heads=max(width // 64, 1),
-        layers=_count(state, "transformer.resblocks."),
+        layers=count_children(state, "transformer.resblocks."),
     )
     convert_weights(model)
     model.load_state_dict(state)
     return model.eval()
-
-
-def _count(state, prefix):
-    return len({key[len(prefix) :].split(".")[0] for key in state if key.startswith(prefix)})
 
 
 def _build_vit(state, embed_dim):
@@ -153,7 +150,7 @@ def _build_vit(state, embed_dim):
         input_resolution=patch * round((len(state["visual.positional_embedding"]) - 1) ** 0.5),
         patch_size=patch,
         width=width,
-        layers=_count(state, "visual.transformer.resblocks."),
+        layers=count_children(state, "visual.transformer.resblocks."),
         heads=max(width // 64, 1),
         output_dim=embed_dim,
     )
@@ -163,7 +160,7 @@ def _build_resnet(state, embed_dim):
     width = state["visual.layer1.0.conv1.weight"].shape[0]
     resolution = 32 * round((len(state["visual.attnpool.positional_embedding"]) - 1) ** 0.5)
     visual = ModifiedResNet(
-        layers=[_count(state, f"visual.layer{stage}.") for stage in (1, 2, 3, 4)],
+        layers=[count_children(state, f"visual.layer{stage}.") for stage in (1, 2, 3, 4)],
         output_dim=embed_dim,
         heads=width * 32 // 64,
         image_size=resolution,

@@ -77,9 +77,7 @@ def first_step(name, root, folder):
 
 def make_cfg(root):
     cfg = get_cfg_default()
-    for name in DATASET_REGISTRY.registered_names():
-        if hasattr(DATASET_REGISTRY.get(name), "extend_cfg"):
-            DATASET_REGISTRY.get(name).extend_cfg(cfg)
+    DATASET_REGISTRY.extend_cfg(cfg)
     cfg.DATASET.ROOT = root
     return cfg
 

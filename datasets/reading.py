@@ -4,7 +4,6 @@ import os
 import os.path as osp
 import random
 import warnings
-from collections import defaultdict
 
 from dassl.data.datasets import DatasetBase, Datum
 from dassl.utils import UserError, listdir_nohidden, read_json, write_json
@@ -181,11 +180,8 @@ def split_by_class(items, shares):
         UserError: a part would get no image of a class.
     """
     generator = random.Random(0)
-    by_label = defaultdict(list)
-    for item in items:
-        by_label[item.label].append(item)
     parts = [[] for _ in (*shares, None)]
-    for members in by_label.values():
+    for members in DatasetBase.split_dataset_by_label(items).values():
         sizes = [round(share * len(members)) for share in shares]
         sizes.append(len(members) - sum(sizes))
         if min(sizes) < 1:

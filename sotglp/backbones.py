@@ -28,6 +28,7 @@ PLAIN = {
     "vision_cfg": {"image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio"},
     "text_cfg": {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"},
 }
+NO_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # sizes and a buffer in state dicts
 ALLOWED = f"{', '.join(['small', *OPENAI])}, a weights file, or open_clip's NAME:TAG (ViT-B-16:laion2b_s34b_b88k)"
 
 
@@ -85,9 +86,7 @@ def read_state(path):
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path} is no readable CLIP checkpoint (.pt or .safetensors): {reason}") from error
     state = {key.removeprefix("module."): value for key, value in state.items()}
-    for extra in ("input_resolution", "context_length", "vocab_size", "attn_mask"):  # sizes and a buffer, not weights
-        state.pop(extra, None)
-    return state
+    return {key: value for key, value in state.items() if key not in NO_WEIGHTS}
 
 
 def _from_open_clip(architecture, tag, name):

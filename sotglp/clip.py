@@ -181,9 +181,9 @@ class CLIP(nn.Module):
                 image_size=round((len(state["visual.positional_embedding"]) - 1) ** 0.5) * conv.shape[-1],
                 patch_size=conv.shape[-1],
                 vision_width=width,
-                vision_layers=_count_blocks(state, "visual.transformer."),
+                vision_layers=count_children(state, "visual.transformer.resblocks."),
                 text_width=state["token_embedding.weight"].shape[1],
-                text_layers=_count_blocks(state, "transformer."),
+                text_layers=count_children(state, "transformer.resblocks."),
                 context_length=len(state["positional_embedding"]),
                 vocab_size=len(state["token_embedding.weight"]),
                 vision_mlp=len(state["visual.transformer.resblocks.0.mlp.c_fc.weight"]),
@@ -253,5 +253,6 @@ class CLIP(nn.Module):
         return self.ln_final(x[:, 0]) @ self.text_projection
 
 
-def _count_blocks(state, prefix):
-    return len({k.split(".")[prefix.count(".") + 1] for k in state if k.startswith(prefix + "resblocks.")})
+def count_children(state, prefix):
+    """Number of different names that follow a prefix in the keys of a state dict: blocks of a list of blocks."""
+    return len({key[len(prefix) :].split(".")[0] for key in state if key.startswith(prefix)})

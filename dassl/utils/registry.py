@@ -58,6 +58,12 @@ class Registry:
             print(f"Loading {self._name.lower()}: {name}")
         return self._objects[name](cfg, **kwargs)
 
+    def extend_cfg(self, cfg):
+        """Let every object that has an `extend_cfg` add its keys to a configuration."""
+        for obj in self._objects.values():
+            if hasattr(obj, "extend_cfg"):
+                obj.extend_cfg(cfg)
+
     def registered_names(self):
         """Names in the order in which they were registered."""
         return list(self._objects)

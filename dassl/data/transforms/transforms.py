@@ -163,21 +163,22 @@ def training_steps(cfg, choices):
     steps.append(T.ToTensor())
     if "cutout" in choices:
         steps.append(Cutout(cfg.CUTOUT_N, cfg.CUTOUT_LEN))
-    if "normalize" in choices:
-        steps.append(T.Normalize(cfg.PIXEL_MEAN, cfg.PIXEL_STD))
-    if "gaussian_noise" in choices:
-        steps.append(GaussianNoise(cfg.GN_MEAN, cfg.GN_STD))
-    if "instance_norm" in choices:
-        steps.append(InstanceNormalization())
-    return steps
+    return steps + normalization_steps(cfg, choices)
 
 
 def evaluation_steps(cfg, choices):
     """CLIP's preprocessing if interpolation is bicubic and mean and standard deviation are CLIP's."""
     resize = T.Resize(max(cfg.SIZE), INTERPOLATION_MODES[cfg.INTERPOLATION])
-    steps = [resize, T.CenterCrop(cfg.SIZE), T.ToTensor()]
+    quiet = set(choices) - {"gaussian_noise"}
+    return [resize, T.CenterCrop(cfg.SIZE), T.ToTensor(), *normalization_steps(cfg, quiet)]
+
+
+def normalization_steps(cfg, choices):
+    steps = []
     if "normalize" in choices:
         steps.append(T.Normalize(cfg.PIXEL_MEAN, cfg.PIXEL_STD))
+    if "gaussian_noise" in choices:
+        steps.append(GaussianNoise(cfg.GN_MEAN, cfg.GN_STD))
     if "instance_norm" in choices:
         steps.append(InstanceNormalization())
     return steps
