@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torchvision
-from test_datasets import (
+from miniatures import (
     CLASSES,
     make_cfg,
     our_readers,

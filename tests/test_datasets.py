@@ -1,189 +1,38 @@
-"""Readers of the field's data sets and of a user's own, on miniatures with the real layout and kinds of file."""
+"""Readers of the field's data sets, on miniatures with the real layout and kinds of file."""
 
-import csv
 import json
-import os
 import random
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
-from PIL import Image
+from miniatures import (
+    CLASSES,
+    OFFICIAL_TEST,
+    PER_CLASS,
+    ROOT,
+    WNIDS,
+    content,
+    image_path,
+    make_cfg,
+    our_readers,
+    read,
+    save,
+    splits_of,
+    write_aircraft,
+    write_annotations,
+    write_imagenet,
+    write_images,
+    write_split,
+    write_variant,
+)
 
-from dassl.config import get_cfg_default, merge_pairs
 from dassl.data.datasets import DATASET_REGISTRY, build_dataset
-from dassl.utils import UserError, read_image, set_random_seed
+from dassl.utils import UserError
 from datasets.imagenet import VARIANTS
 from datasets.ood import OOD_SETS, read_ood
 from datasets.splits import TABLE
-
-ROOT = Path(__file__).parents[1]
-WNIDS = {"n01440764": "tench", "n01443537": "goldfish", "n02012849": "crane", "n03126707": "crane"}
-# Folders or names of images of three classes, as the makers of the data sets write them, and CoOp's class names.
-CLASSES = {
-    "Caltech101": {"Faces": "face", "airplanes": "airplane", "yin_yang": "yin_yang"},
-    "OxfordPets": {
-        "Abyssinian": "abyssinian",
-        "great_pyrenees": "great_pyrenees",
-        "yorkshire_terrier": "yorkshire_terrier",
-    },
-    "StanfordCars": {
-        "AM General Hummer SUV 2000": "2000 AM General Hummer SUV",
-        "Audi R8 Coupe 2012": "2012 Audi R8 Coupe",
-    },
-    "OxfordFlowers": {"1": "pink primrose", "2": "hard-leaved pocket orchid", "3": "canterbury bells"},
-    "Food101": {"apple_pie": "apple_pie", "ramen": "ramen", "waffles": "waffles"},
-    "SUN397": {"a/abbey": "abbey", "b/bakery/shop": "shop bakery", "w/wet_bar": "wet_bar"},
-    "DescribableTextures": {"banded": "banded", "dotted": "dotted", "woven": "woven"},
-    "EuroSAT": {"AnnualCrop": "Annual Crop Land", "Forest": "Forest", "SeaLake": "Sea or Lake"},
-    "UCF101": {"ApplyEyeMakeup": "Apply_Eye_Makeup", "Archery": "Archery", "YoYo": "Yo_Yo"},
-}
-OFFICIAL_TEST = ("OxfordPets", "StanfordCars", "SUN397", "UCF101")
-PER_CLASS = 10
-
-
-def save(path, colour=(90, 120, 150)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (4, 4), colour).save(path)
-
-
-def image_path(name, key, number):
-    """Path of an image of a class under the folder of the data set, as the makers have it."""
-    label = list(CLASSES[name]).index(key)
-    row = TABLE[name]
-    if name == "OxfordPets":
-        return f"images/{key}_{number}.jpg"
-    if name == "StanfordCars":
-        return f"cars_{'train' if number < 6 else 'test'}/{label * PER_CLASS + number:05d}.jpg"
-    if name == "OxfordFlowers":
-        return f"jpg/image_{label * PER_CLASS + number + 1:05d}.jpg"
-    if name == "UCF101":
-        return f"UCF-101-midframes/{CLASSES[name][key]}/v_{key}_g{number:02d}_c01.jpg"
-    return f"{row.images}/{key}/image_{number:04d}.jpg"
-
-
-def write_images(root, name):
-    """Ten images of each class; return {path under the folder of the data set: (label, class name)}."""
-    truth = {}
-    for label, (key, classname) in enumerate(CLASSES[name].items()):
-        for number in range(PER_CLASS):
-            path = image_path(name, key, number)
-            save(root / TABLE[name].folder / path)
-            truth[path] = (label, classname)
-    return truth
-
-
-def write_split(root, name, truth):
-    """split_zhou_<name>.json: of each class five images for training, two for validation, three for testing."""
-    splits = {"train": [], "val": [], "test": []}
-    for number, (path, (label, classname)) in enumerate(truth.items()):
-        split = "train" if number % PER_CLASS < 5 else "val" if number % PER_CLASS < 7 else "test"
-        relative = path.removeprefix(f"{TABLE[name].images}/")
-        splits[split].append([relative, label, classname])
-    (root / TABLE[name].folder / f"split_zhou_{name}.json").write_text(json.dumps(splits))
-    return splits
-
-
-def write_annotations(root, name):
-    """The data set's own annotations of the images; six of ten are for training and validation."""
-    folder, classes = root / TABLE[name].folder, CLASSES[name]
-    each = [(label, key, number) for label, key in enumerate(classes) for number in range(PER_CLASS)]
-    parts = {"train": [entry for entry in each if entry[2] < 6], "test": [entry for entry in each if entry[2] >= 6]}
-
-    def write(path, lines):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join([*lines, ""]))
-
-    if name == "Caltech101":
-        for key in ("BACKGROUND_Google", "Faces_easy"):
-            save(folder / TABLE[name].images / key / "image_0001.jpg")
-    if name == "OxfordPets":
-        for part, file in (("train", "trainval"), ("test", "test")):
-            lines = [f"{key}_{number} {label + 1} 1 1" for label, key, number in parts[part]]
-            write(folder / "annotations" / f"{file}.txt", lines)
-    if name == "SUN397":
-        write(folder / "ClassName.txt", [f"/{key}" for key in classes])
-        for part, file in (("train", "Training_01"), ("test", "Testing_01")):
-            write(folder / f"{file}.txt", [f"/{key}/image_{number:04d}.jpg" for _, key, number in parts[part]])
-    if name == "UCF101":
-        write(folder / "ucfTrainTestlist/classInd.txt", [f"{label + 1} {key}" for label, key in enumerate(classes)])
-        for part in parts:
-            lines = [f"{key}/v_{key}_g{number:02d}_c01.avi {label + 1}" for label, key, number in parts[part]]
-            write(folder / f"ucfTrainTestlist/{part}list01.txt", lines)
-    if name == "OxfordFlowers":
-        io = pytest.importorskip("scipy.io")
-        io.savemat(folder / "imagelabels.mat", {"labels": np.array([[label + 1 for label, _, _ in each]], np.uint8)})
-        (folder / "cat_to_name.json").write_text(json.dumps(classes))
-    if name == "StanfordCars":
-        io = pytest.importorskip("scipy.io")
-        (folder / "devkit").mkdir()
-        io.savemat(folder / "devkit/cars_meta.mat", {"class_names": np.array([list(classes)], object)})
-        kind = [("bbox_x1", object), ("class", object), ("fname", object)]
-        for part, file in (("train", "devkit/cars_train_annos.mat"), ("test", "cars_test_annos_withlabels.mat")):
-            rows = [(1, label + 1, f"{label * PER_CLASS + number:05d}.jpg") for label, _, number in parts[part]]
-            io.savemat(folder / file, {"annotations": np.array([rows], kind)})
-
-
-def write_aircraft(root):
-    folder, variants = root / "fgvc_aircraft", ["707-320", "Boeing 717", "DR-400"]
-    (folder / "images").mkdir(parents=True)
-    (folder / "variants.txt").write_text("\n".join(variants) + "\n")
-    for split, count in (("train", 5), ("val", 2), ("test", 3)):
-        lines = []
-        for label, variant in enumerate(variants):
-            for number in range(count):
-                image = f"{split}{label}{number:02d}"
-                save(folder / "images" / f"{image}.jpg")
-                lines.append(f"{image} {variant}")
-        (folder / f"images_variant_{split}.txt").write_text("\n".join(lines) + "\n")
-    return variants
-
-
-def write_variant(root, name):
-    folder, images, *_ = VARIANTS[name]
-    folders = (
-        [str(i) for i in range(4)] if name == "ImageNetV2" else list(WNIDS)[: 4 if name == "ImageNetSketch" else 3]
-    )
-    for directory in folders:
-        for number in range(3):
-            save(root / folder / images / directory / f"{number}.jpeg")
-    (root / folder / images / "README.txt").write_text("about")
-    (root / folder / "classnames.txt").write_text("".join(f"{wnid} {name}\n" for wnid, name in WNIDS.items()))
-    return folders
-
-
-def make_cfg(name, root, **values):
-    cfg = get_cfg_default()
-    DATASET_REGISTRY.get(name).extend_cfg(cfg)
-    seed = values.pop("SEED", 1)
-    pairs = {"DATASET.NAME": name, "DATASET.ROOT": str(root), "SEED": seed}
-    merge_pairs(cfg, {**pairs, **{f"DATASET.{key}": value for key, value in values.items()}})
-    return cfg
-
-
-def read(name, root, **values):
-    cfg = make_cfg(name, root, **values)
-    set_random_seed(cfg.SEED)
-    return build_dataset(cfg)
-
-
-def content(items, folder):
-    return [[os.path.relpath(item.impath, folder), item.label, item.classname] for item in items]
-
-
-def our_readers():
-    """Names of the readers of this repository; tests register others."""
-    names = DATASET_REGISTRY.registered_names()
-    return [name for name in names if DATASET_REGISTRY.get(name).__module__.startswith("datasets.")]
-
-
-def splits_of(dataset):
-    return dataset.train_x, dataset.val, dataset.test
-
-
-# The nine with a split file
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -446,128 +295,6 @@ def test_halves_of_the_classes_are_taken_after_the_draw(shuffled):
 # A user's own images
 
 
-def write_folder(root, classes, count, split=""):
-    for name in classes:
-        for number in range(count):
-            save(root / split / name / f"{number}.png")
-
-
-def test_own_folder_without_splits(tmp_path):
-    write_folder(tmp_path, ["garden_gnome", "Zürich", "train"], 10)
-    (tmp_path / "README.txt").write_text("not a class")
-    for _ in range(2):  # the second time, the record of the draw is there, and no class
-        dataset = read("ImageFolder", tmp_path, NUM_SHOTS=2)
-        assert dataset.classnames == ["Zürich", "garden gnome", "train"]
-    dataset = read("ImageFolder", tmp_path)
-    assert [len(items) for items in splits_of(dataset)] == [15, 6, 9]
-    assert len({item.impath for items in splits_of(dataset) for item in items}) == 30
-    other = read("ImageFolder", tmp_path, SEED=2)
-    assert {item.impath for item in other.test} == {item.impath for item in dataset.test}  # no run trains on it
-    for item in dataset.test:
-        assert Path(item.impath).parent.name.replace("_", " ") == item.classname == dataset.lab2cname[item.label]
-
-
-@pytest.mark.parametrize("with_val", [True, False])
-def test_own_folder_with_splits(tmp_path, with_val):
-    write_folder(tmp_path, ["a_b", "c"], 3, "train")
-    write_folder(tmp_path, ["c"], 2, "test")
-    if with_val:
-        write_folder(tmp_path, ["a_b"], 1, "val")
-    dataset = read("ImageFolder", tmp_path)
-    assert dataset.classnames == ["a b", "c"] and [item.label for item in dataset.test] == [1, 1]
-    assert [item.label for item in dataset.val] == ([0] if with_val else [])
-    write_folder(tmp_path, ["d"], 1, "test")
-    with pytest.raises(UserError, match="test/d: there is no such class"):
-        read("ImageFolder", tmp_path)
-    shutil.rmtree(tmp_path / "test")
-    with pytest.raises(FileNotFoundError, match=f"no folder {tmp_path}/test: beside train/"):
-        read("ImageFolder", tmp_path)
-
-
-def test_names_of_own_classes(tmp_path):
-    write_folder(tmp_path, ["n1", "n1 b", "n2"], 4)
-    (tmp_path / "classnames.txt").write_text("n2 grey_heron\nn1\twhite stork\nn1 b great egret\nn9 of another set\n")
-    assert read("ImageFolder", tmp_path).classnames == ["white stork", "great egret", "grey heron"]
-    (tmp_path / "classnames.txt").write_text("n2 stork\nn1 stork\nn1 b egret\n")
-    with pytest.raises(UserError, match='give n1 and n2 a class name each, in classnames.txt; got "stork"'):
-        read("ImageFolder", tmp_path)
-    (tmp_path / "classnames.txt").write_text("n2 stork\n")
-    with pytest.raises(UserError, match='classnames.txt has no line "n1 <class name>"'):
-        read("ImageFolder", tmp_path)
-
-
-def test_mistakes_in_an_own_folder_are_told(tmp_path):
-    with pytest.raises(UserError, match="needs DATASET.ROOT"):
-        read("ImageFolder", "")
-    with pytest.raises(FileNotFoundError, match="no folder .*DATASET.ROOT should be the folder of your images"):
-        read("ImageFolder", tmp_path / "nowhere")
-    with pytest.raises(UserError, match="has no folders: it should hold one folder of images per class"):
-        read("ImageFolder", tmp_path)
-    write_folder(tmp_path, ["a"], 3)
-    with pytest.raises(UserError, match='class "a" has only 3 images, too few to split'):
-        read("ImageFolder", tmp_path)
-    (tmp_path / "b").mkdir()
-    with pytest.raises(UserError, match="b has no images"):
-        read("ImageFolder", tmp_path)
-    (tmp_path / "b").rmdir()
-    (tmp_path / "b").symlink_to("b")
-    with pytest.raises(UserError, match="b is a link that leads nowhere"):
-        read("ImageFolder", tmp_path)
-
-
-def write_csv(root, rows, header=("path", "label", "split"), name="images.csv"):
-    with open(root / name, "w", newline="", encoding="utf-8-sig") as file:
-        csv.writer(file).writerows([header, *rows])
-
-
-def csv_rows(root, labels):
-    rows = []
-    for split, count in (("train", 4), ("val", 1), ("test", 2)):
-        for label in labels:
-            for number in range(count):
-                save(root / "images" / f"{split} {label},{number}.png")
-                rows.append([f"images/{split} {label},{number}.png", label, split])
-    return rows
-
-
-def test_csv(tmp_path):
-    rows = csv_rows(tmp_path, ["wood duck", "éider", "9", "10"])
-    write_csv(tmp_path, [[*row, "a further column"] for row in rows], ("path", "label", "split", "note"))
-    dataset = read("CSV", tmp_path)
-    assert dataset.classnames == ["10", "9", "wood duck", "éider"]
-    assert [len(items) for items in splits_of(dataset)] == [16, 4, 8]
-    assert all(f"{item.classname}," in item.impath for items in splits_of(dataset) for item in items)
-    write_csv(tmp_path, csv_rows(tmp_path, ["0", "10", "9"]))
-    (tmp_path / "classnames.txt").write_text("10 ten\n9 nine\n0 zero\n")
-    assert read("CSV", tmp_path).classnames == ["zero", "nine", "ten"]
-
-
-@pytest.mark.parametrize(
-    ("header", "row", "message"),
-    [
-        (("path", "label"), ["a.png", "x"], "no column split"),
-        (("path;label;split",), ["a.png;x;train"], "no column path: the first line should be path,label,split"),
-        (("path", "label", "split"), ["a.png", "x", "dev"], "line 6: need a path, a label and a split of train, val"),
-        (("path", "label", "split"), ["a.png", "x"], "line 6: need a path"),
-        (("path", "label", "split"), ["./images/train x,0.png", "y", "test"], "line 6: .* is in line 2 already"),
-        (("path", "label", "split"), ["a.png", "y", "test"], "has no training images"),
-        (("path", "label", "split"), ["a.png", "x", "test"], "no image at .*a.png"),
-    ],
-)
-def test_mistakes_in_a_csv_file_are_told(header, row, message, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no .csv file in"):
-        read("CSV", tmp_path)
-    write_csv(tmp_path, [*csv_rows(tmp_path, ["x"])[:4], row], header)
-    with pytest.raises((UserError, FileNotFoundError), match=message):
-        read("CSV", tmp_path)
-    (tmp_path / "other.csv").touch()
-    with pytest.raises(UserError, match="should hold one .csv file, got images.csv, other.csv"):
-        read("CSV", tmp_path)
-
-
-# Images of other kinds
-
-
 @pytest.mark.parametrize("name", OOD_SETS)
 def test_ood_sets(name, tmp_path):
     folder = tmp_path / OOD_SETS[name]
@@ -613,145 +340,3 @@ def test_a_users_reader_takes_the_name_of_ours():
 
 
 # Damage
-
-
-NAMES_OF_OWN = {"blue": "sky blue", "green": "grass", "red": "rose"}
-
-
-def write_own(root, name):
-    if name == "ImageFolder":
-        write_folder(root, ["blue", "green", "red"], 10)
-    elif name == "split ImageFolder":
-        for split, count in (("train", 4), ("val", 2), ("test", 2)):
-            write_folder(root, ["blue", "green", "red"], count, split)
-    else:
-        write_csv(root, csv_rows(root, ["blue", "green"]))
-    if name != "CSV":
-        (root / "classnames.txt").write_text("".join(f"{key} {name}\n" for key, name in NAMES_OF_OWN.items()))
-
-
-def write_imagenet(root):
-    for split in ("train", "val"):
-        for wnid in WNIDS:
-            for number in range(3):
-                save(root / "imagenet/images" / split / wnid / f"{number}.JPEG")
-    (root / "imagenet/classnames.txt").write_text("".join(f"{wnid} {name}\n" for wnid, name in WNIDS.items()))
-
-
-SUBJECTS = {
-    "Caltech101": lambda root: write_split(root, "Caltech101", write_images(root, "Caltech101")),
-    "EuroSAT": lambda root: write_images(root, "EuroSAT"),
-    "OxfordPets": lambda root: (write_images(root, "OxfordPets"), write_annotations(root, "OxfordPets")),
-    "UCF101": lambda root: (write_images(root, "UCF101"), write_annotations(root, "UCF101")),
-    "FGVCAircraft": write_aircraft,
-    "ImageNet": write_imagenet,
-    "ImageNetV2": lambda root: write_variant(root, "ImageNetV2"),
-    "ImageNetR": lambda root: write_variant(root, "ImageNetR"),
-    "ImageFolder": lambda root: write_own(root, "ImageFolder"),
-    "split ImageFolder": lambda root: write_own(root, "split ImageFolder"),
-    "CSV": lambda root: write_own(root, "CSV"),
-    "OOD": lambda root: [save(root / "SUN/images" / path) for path in ("a/1.jpg", "a/2.jpg", "b/1.jpg", "3.jpg")],
-}
-
-
-def read_subject(name, root):
-    """All images of a subject's miniature as one list, each opened, and its class names."""
-    if name == "OOD":
-        items, classnames = read_ood("SUN", root), None
-    else:
-        dataset = read(name.split()[-1], root, MAKE_SPLIT=True)
-        items, classnames = [item for items in splits_of(dataset) for item in items], dataset.classnames
-    for item in items:
-        assert read_image(item.impath).mode == "RGB"
-    return items, classnames
-
-
-def replace(path, how):
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-    how(path)
-
-
-def truncate(path, generator):
-    data = path.read_bytes()
-    path.write_bytes(data[: generator.randrange(1, len(data))])
-
-
-def wrong_json(path, generator):
-    path.write_text(generator.choice(['{"train": [', "[]", '{"train": {}, "val": [], "test": []}', "[" * 5000, "null"]))
-
-
-def lose_line(path, generator):
-    lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join(lines[: (i := generator.randrange(len(lines)))] + lines[i + 1 :]))
-
-
-FOLDER_DAMAGES = {
-    "missing": lambda path, generator: shutil.rmtree(path),
-    "empty": lambda path, generator: replace(path, Path.mkdir),
-    "file": lambda path, generator: replace(path, Path.touch),
-    "loop": lambda path, generator: replace(path, lambda link: link.symlink_to(link.name)),
-    "link to its parent": lambda path, generator: replace(path, lambda link: link.symlink_to("..")),
-    "name": lambda path, generator: path.rename(
-        path.with_name(f"{path.name}_ßあ\n\udcff"[: generator.randrange(1, 20)])
-    ),
-}
-FILE_DAMAGES = {
-    "missing": lambda path, generator: path.unlink(),
-    "0 bytes": lambda path, generator: path.write_bytes(b""),
-    "garbage": lambda path, generator: path.write_bytes(generator.randbytes(40)),
-    "folder": lambda path, generator: replace(path, Path.mkdir),
-    "loop": lambda path, generator: replace(path, lambda link: link.symlink_to(link.name)),
-    "name": lambda path, generator: path.rename(
-        path.with_name(generator.choice(["é\n", "\udcff", "写真 "]) + path.name)
-    ),
-}
-IMAGE_DAMAGES = {**FILE_DAMAGES, "truncated": truncate}
-LIST_DAMAGES = {**FILE_DAMAGES, "line": lose_line}
-JSON_DAMAGES = {**FILE_DAMAGES, "truncated": truncate, "wrong": wrong_json}
-
-
-@pytest.fixture(scope="module")
-def miniatures(tmp_path_factory):
-    """{subject: (its folder, {path under it: class name})}"""
-    root, made = tmp_path_factory.mktemp("miniatures"), {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("warnings.warn", lambda *args, **kwargs: None)
-        for name, write in SUBJECTS.items():
-            (root / name).mkdir()
-            write(root / name)
-            items, _ = read_subject(name, root / name)
-            made[name] = root / name, {os.path.relpath(item.impath, root / name): item.classname for item in items}
-    return made
-
-
-@pytest.mark.filterwarnings("ignore:.*not comparable")
-def test_200_damages_each_end_in_success_or_one_line(miniatures, tmp_path):
-    generator, outcomes = random.Random(0), {"success": 0, "told": 0}
-    for number in range(200):
-        name = generator.choice(list(miniatures))
-        folder, truth = miniatures[name]
-        root = tmp_path / "damaged"
-        shutil.copytree(folder, root)
-        path = generator.choice([path for path in sorted(root.rglob("*")) if path != root])
-        lists = JSON_DAMAGES if path.suffix == ".json" else LIST_DAMAGES if path.suffix in (".txt", ".csv") else None
-        damages = FOLDER_DAMAGES if path.is_dir() else lists or IMAGE_DAMAGES
-        damage = generator.choice(list(damages))
-        damages[damage](path, generator)
-        case = f"{number}: {name}, {damage} of {path.relative_to(root)!s:.99}"
-        try:
-            items, classnames = read_subject(name, root)
-        except (UserError, OSError) as error:
-            assert len(str(error).splitlines()) == 1, f"{case}: {error}"
-            outcomes["told"] += 1
-        else:
-            unnamed = name.endswith("ImageFolder") and not (root / "classnames.txt").exists()  # a user's choice
-            for item in items:
-                expected = truth.get(os.path.relpath(item.impath, root), item.classname)
-                assert item.classname == expected or unnamed and NAMES_OF_OWN[item.classname] == expected, case
-                assert classnames is None or classnames[item.label] == item.classname, case
-            outcomes["success"] += 1
-        for link in root.rglob("*"):
-            if link.is_symlink():
-                link.unlink()
-        shutil.rmtree(root)
-    assert min(outcomes.values()) > 20
