@@ -43,7 +43,7 @@ FLAG_KEYS = {
 # What may change when a run is continued: where and how long it runs and what it shows, not what it learns.
 FREE_KEYS = (
     *("OUTPUT_DIR", "RESUME", "USE_CUDA", "VERBOSE", "TRAIN.", "TEST."),
-    *("DATASET.ROOT", "DATALOADER.NUM_WORKERS", "DATALOADER.TEST.", "OPTIM.MAX_EPOCH"),
+    *("DATASET.ROOT", "DATALOADER.NUM_WORKERS", "DATALOADER.ON_ERROR", "DATALOADER.TEST.", "OPTIM.MAX_EPOCH"),
 )
 
 
@@ -164,6 +164,10 @@ def run(args, cfg, trainer):
         "device": torch.cuda.get_device_name() if trainer.device.type == "cuda" else "cpu",
         "versions": package_versions(),
     }
+    if cfg.DATALOADER.ON_ERROR == "skip":
+        results["skipped_images"] = trainer.skipped_images()
+        for split, paths in results["skipped_images"].items():
+            print(f"Skipped {len(paths)} unreadable {split} images {' '.join(paths)}".rstrip())
     write_json(results, osp.join(cfg.OUTPUT_DIR, "results.json"))
 
 

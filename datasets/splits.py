@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+
 from dassl.data.datasets import DATASET_REGISTRY, Datum
 from dassl.utils import UserError
 from datasets.reading import (
@@ -105,18 +107,18 @@ def read_split(path, images):
     return splits
 
 
-def read_mat(path):
-    """The variables of a Matlab file."""
+def read_mat(path, key, parse):
+    """The values of a variable of a Matlab file, each parsed."""
     try:
         from scipy.io import loadmat  # only splits made here need it
     except ImportError:
         raise UserError(f"reading {path} needs SciPy: pip install scipy") from None
     try:
-        return loadmat(path, squeeze_me=True)
+        return [parse(value) for value in np.atleast_1d(loadmat(path, squeeze_me=True)[key])]
     except FileNotFoundError:
         raise
-    except Exception as error:  # SciPy's reader raises many types for a damaged file
-        raise UserError(f"{path} is not a readable Matlab file ({type(error).__name__}): copy it anew") from error
+    except Exception as error:  # many types: SciPy's for a damaged file, NumPy's for a variable of another form
+        raise UserError(f'{path} has no readable "{key}" ({type(error).__name__}): copy it anew') from error
 
 
 def pick(table, key, path):
@@ -152,7 +154,7 @@ def list_flowers(folder, images):
     """jpg/image_<number>.jpg; labels from 1 in imagelabels.mat, their names in cat_to_name.json."""
     path, names_path = osp.join(folder, "imagelabels.mat"), osp.join(folder, "cat_to_name.json")
     names, items = read_json_file(names_path), []
-    for number, label in enumerate(pick(read_mat(path), "labels", path).tolist(), start=1):
+    for number, label in enumerate(read_mat(path, "labels", int), start=1):
         image = osp.join(images, f"image_{number:05d}.jpg")
         items.append(Datum(image, label=label - 1, classname=str(pick(names, str(label), names_path))))
     return items, None
@@ -161,7 +163,7 @@ def list_flowers(folder, images):
 def list_cars(folder, images):
     """devkit/cars_train_annos.mat and cars_test_annos_withlabels.mat; the year of a name comes first."""
     meta = osp.join(folder, "devkit", "cars_meta.mat")
-    names = [" ".join([name.split()[-1], *name.split()[:-1]]) for name in pick(read_mat(meta), "class_names", meta)]
+    names = read_mat(meta, "class_names", lambda name: " ".join([name.split()[-1], *name.split()[:-1]]))
     parts = []
     for directory, file in (
         ("cars_train", "devkit/cars_train_annos.mat"),
@@ -169,10 +171,9 @@ def list_cars(folder, images):
     ):
         path = osp.join(folder, file)
         items = []
-        for annotation in pick(read_mat(path), "annotations", path):
-            label = int(annotation["class"]) - 1
+        for label, image in read_mat(path, "annotations", lambda row: (int(row["class"]) - 1, str(row["fname"]))):
             name = pick(dict(enumerate(names)), label, meta)
-            items.append(Datum(osp.join(folder, directory, str(annotation["fname"])), label=label, classname=name))
+            items.append(Datum(osp.join(folder, directory, image), label=label, classname=name))
         parts.append(items)
     return parts
 

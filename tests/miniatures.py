@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
+from scipy import io
 
 from dassl.config import get_cfg_default, merge_pairs
 from dassl.data.datasets import DATASET_REGISTRY, build_dataset
@@ -117,11 +117,9 @@ def write_annotations(root, name):
             lines = [f"{key}/v_{key}_g{number:02d}_c01.avi {label + 1}" for label, key, number in parts[part]]
             write(folder / f"ucfTrainTestlist/{part}list01.txt", lines)
     if name == "OxfordFlowers":
-        io = pytest.importorskip("scipy.io")
         io.savemat(folder / "imagelabels.mat", {"labels": np.array([[label + 1 for label, _, _ in each]], np.uint8)})
         (folder / "cat_to_name.json").write_text(json.dumps(classes))
     if name == "StanfordCars":
-        io = pytest.importorskip("scipy.io")
         (folder / "devkit").mkdir()
         io.savemat(folder / "devkit/cars_meta.mat", {"class_names": np.array([list(classes)], object)})
         kind = [("bbox_x1", object), ("class", object), ("fname", object)]

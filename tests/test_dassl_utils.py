@@ -24,6 +24,7 @@ from dassl.utils import (
     check_isfile,
     collect_env_info,
     count_num_param,
+    import_modules,
     listdir_nohidden,
     load_checkpoint,
     load_pretrained_weights,
@@ -53,6 +54,17 @@ def test_registry_refuses_duplicates_and_names_the_nearest():
     registry.register(Circle, force=True)
     with pytest.raises(KeyError, match="do you mean Circle.*available: Circle, UserError"):
         registry.get("circel")
+
+
+def test_a_module_that_cannot_be_imported_is_left_out_with_a_warning(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "plugins").mkdir()
+    for name, code in {"__init__": "", "broken": "import nobody_has_this", "command": "1 / 0", "fine": ""}.items():
+        (tmp_path / "plugins" / f"{name}.py").write_text(code)
+    plugins = importlib.import_module("plugins")
+    with pytest.warns(match="plugins/broken.py is left out: ModuleNotFoundError: No module named 'nobody_has_this'"):
+        import_modules("plugins", plugins.__path__, leave_out=("command",))
+    assert plugins.fine.__name__ == "plugins.fine"
 
 
 def test_a_fallback_gives_way_before_and_after():

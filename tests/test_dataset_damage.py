@@ -20,6 +20,7 @@ from miniatures import (
     write_split,
     write_variant,
 )
+from scipy import io
 
 from dassl.utils import UserError, read_image
 from datasets.ood import read_ood
@@ -44,6 +45,8 @@ SUBJECTS = {
     "EuroSAT": lambda root: write_images(root, "EuroSAT"),
     "OxfordPets": lambda root: (write_images(root, "OxfordPets"), write_annotations(root, "OxfordPets")),
     "UCF101": lambda root: (write_images(root, "UCF101"), write_annotations(root, "UCF101")),
+    "OxfordFlowers": lambda root: (write_images(root, "OxfordFlowers"), write_annotations(root, "OxfordFlowers")),
+    "StanfordCars": lambda root: (write_images(root, "StanfordCars"), write_annotations(root, "StanfordCars")),
     "FGVCAircraft": write_aircraft,
     "ImageNet": write_imagenet,
     "ImageNetV2": lambda root: write_variant(root, "ImageNetV2"),
@@ -86,6 +89,11 @@ def lose_line(path, generator):
     path.write_text("".join(lines[: (i := generator.randrange(len(lines)))] + lines[i + 1 :]))
 
 
+def wrong_mat(path, generator):
+    names = [name for name, *_ in io.whosmat(path)]
+    io.savemat(path, {name: generator.choice([3, "", "text", [[]], {"class": 1.5}]) for name in names})
+
+
 FOLDER_DAMAGES = {
     "missing": lambda path, generator: shutil.rmtree(path),
     "empty": lambda path, generator: replace(path, Path.mkdir),
@@ -119,6 +127,12 @@ LIST_DAMAGES = {**FILE_DAMAGES, "line": lose_line}
 JSON_DAMAGES = {**FILE_DAMAGES, "truncated": truncate, "wrong": wrong_json}
 
 
+MAT_DAMAGES = {**FILE_DAMAGES, "truncated": truncate, "wrong": wrong_mat}
+
+
+DAMAGES = {".txt": LIST_DAMAGES, ".csv": LIST_DAMAGES, ".json": JSON_DAMAGES, ".mat": MAT_DAMAGES}
+
+
 @pytest.fixture(scope="module")
 def miniatures(tmp_path_factory):
     """{subject: (its folder, {path under it: class name})}"""
@@ -142,8 +156,7 @@ def test_200_damages_each_end_in_success_or_one_line(miniatures, tmp_path):
         root = tmp_path / "damaged"
         shutil.copytree(folder, root)
         path = generator.choice([path for path in sorted(root.rglob("*")) if path != root])
-        lists = JSON_DAMAGES if path.suffix == ".json" else LIST_DAMAGES if path.suffix in (".txt", ".csv") else None
-        damages = FOLDER_DAMAGES if path.is_dir() else lists or IMAGE_DAMAGES
+        damages = FOLDER_DAMAGES if path.is_dir() else DAMAGES.get(path.suffix, IMAGE_DAMAGES)
         damage = generator.choice(list(damages))
         damages[damage](path, generator)
         case = f"{number}: {name}, {damage} of {path.relative_to(root)!s:.99}"

@@ -43,6 +43,8 @@ _C.DATASET.TARGET_DOMAINS = ()
 
 _C.DATALOADER = CfgNode()
 _C.DATALOADER.NUM_WORKERS = 4  # processes that load images; 0 loads in the main one
+_C.DATALOADER.ON_ERROR = "stop"  # at an image that cannot be read: stop, or skip and count it
+_C.DATALOADER.REDUCED_JPEG = False  # decode large JPEGs at a fraction of their size: faster, other pixels
 _C.DATALOADER.K_TRANSFORMS = 1  # > 1 gives a list of that many views of each training image
 _C.DATALOADER.RETURN_IMG0 = False  # also give the image without augmentation, as "img0"
 _C.DATALOADER.TRAIN_X = CfgNode()

@@ -1,14 +1,19 @@
 """From a reader's lists of images to loaders of batches."""
 
+import random
+import sys
+
+import numpy as np
 import torch
 from tabulate import tabulate
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
+from torch.utils.data._utils.worker import _generate_state
 from torchvision import transforms as T
 
 from dassl.utils import UserError, read_image
 
 from .datasets import build_dataset
-from .samplers import build_sampler
+from .samplers import EpochSeeds, build_sampler
 from .transforms import INTERPOLATION_MODES, build_transform
 
 
@@ -19,9 +24,12 @@ class DatasetWrapper(Dataset):
     img3, ...; DATALOADER.K_TRANSFORMS > 1 gives img as a list of views, in training; RETURN_IMG0 adds img0,
     the image without augmentation; no transform gives the PIL image.
 
+    With DATALOADER.ON_ERROR "skip" an image that cannot be read is named, and is True in `unreadable`. In training
+    the next one of its class stands in for it, so that batches keep their size; in a test it has no item, but None.
+
     Raises:
-        ValueError: several views are wanted of no transform.
-        UserError: (when an item is taken) an image cannot be read.
+        ValueError: several views are wanted of no transform, or ON_ERROR is unknown.
+        UserError: (when an item is taken) an image cannot be read; with "skip", no training image of its class.
     """
 
     def __init__(self, cfg, data_source, transform=None, is_train=False):
@@ -33,6 +41,10 @@ class DatasetWrapper(Dataset):
         self.return_img0 = cfg.DATALOADER.RETURN_IMG0
         if self.k_tfm > 1 and transform is None:
             raise ValueError("DATALOADER.K_TRANSFORMS > 1 needs transforms, got INPUT.NO_TRANSFORM True")
+        if cfg.DATALOADER.ON_ERROR not in ("stop", "skip"):
+            raise ValueError(f'DATALOADER.ON_ERROR must be stop or skip, got "{cfg.DATALOADER.ON_ERROR}"')
+        self.unreadable = torch.zeros(len(data_source), dtype=torch.bool).share_memory_()  # workers write to it
+        self.seed = None
         to_tensor = [T.Resize(cfg.INPUT.SIZE, INTERPOLATION_MODES[cfg.INPUT.INTERPOLATION]), T.ToTensor()]
         if "normalize" in cfg.INPUT.TRANSFORMS:
             to_tensor.append(T.Normalize(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD))
@@ -42,8 +54,13 @@ class DatasetWrapper(Dataset):
         return len(self.data_source)
 
     def __getitem__(self, index):
+        if isinstance(index, tuple):  # of EpochSeeds
+            index, seed = index
+            self.follow(seed)
+        index, image = self.read(index)
+        if image is None:
+            return None
         item = self.data_source[index]
-        image = read_image(item.impath)
         output = {"label": item.label, "domain": item.domain, "impath": item.impath, "index": index}
         if self.transform is None:
             output["img"] = image
@@ -55,6 +72,58 @@ class DatasetWrapper(Dataset):
         if self.return_img0:
             output["img0"] = self.to_tensor(image)
         return output
+
+    def follow(self, seed):
+        """Seed a worker that lived on for a new epoch, as torch seeds a new one."""
+        if seed == self.seed:
+            return
+        self.seed, worker = seed, get_worker_info().id
+        random.seed(seed + worker)
+        torch.manual_seed(seed + worker)
+        np.random.seed(_generate_state(seed, worker))
+
+    def read(self, index):
+        """The index and the image of an item or of what stands in for it; no image if nothing does."""
+        at_least = self.smallest_size() if self.cfg.DATALOADER.REDUCED_JPEG else None
+        for i in self.candidates(index):
+            if not self.unreadable[i]:
+                try:
+                    return i, read_image(self.data_source[i].impath, at_least)
+                except UserError as error:
+                    if self.cfg.DATALOADER.ON_ERROR == "stop":
+                        raise
+                    self.unreadable[i] = True
+                    print(f"skipped: {error}", file=sys.stderr)
+        if self.is_train:
+            raise UserError(f'no training image of class "{self.data_source[index].classname}" can be read')
+        return index, None
+
+    def candidates(self, index):
+        yield index
+        if self.is_train:
+            label, after = self.data_source[index].label, [*range(index + 1, len(self)), *range(index)]
+            yield from (i for i in after if self.data_source[i].label == label)
+
+    def smallest_size(self):
+        """The (width, height) under which the transforms would have to enlarge an image, or a crop of it."""
+        cfg, share = self.cfg.INPUT, 1.0
+        if self.is_train and "random_resized_crop" in cfg.TRANSFORMS:
+            share = 3 / 4 * cfg.RRCROP_SCALE[0]  # of the area, at torchvision's narrowest crop
+        side = round(max(cfg.SIZE) / share**0.5)
+        return side, side
+
+
+def collate(items):
+    """The batch of the items that could be read; None if none could."""
+    items = [item for item in items if item is not None]
+    return default_collate(items) if items else None
+
+
+class Loader(DataLoader):
+    """A DataLoader that leaves out batches of which nothing could be read."""
+
+    def __iter__(self):
+        return (batch for batch in super().__iter__() if batch is not None)
 
 
 def build_data_loader(
@@ -70,8 +139,8 @@ def build_data_loader(
 ):
     """Make the loader of a list of Datum.
 
-    In training an incomplete last batch is dropped, unless it is the only one. Workers are started anew for
-    every epoch: if they lived on, the random numbers would not be those of the rest of the family.
+    In training an incomplete last batch is dropped, unless it is the only one. Workers live on from epoch to
+    epoch; those of another repository's dataset_wrapper do not, since they would not follow EpochSeeds.
 
     Raises:
         UserError: the list is empty, or the sampler is unknown.
@@ -79,11 +148,16 @@ def build_data_loader(
     if not data_source:
         raise UserError(f'data set "{cfg.DATASET.NAME}" has no {"training" if is_train else "test"} images')
     sampler = build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins)
-    return DataLoader(
-        (dataset_wrapper or DatasetWrapper)(cfg, data_source, transform=tfm, is_train=is_train),
+    dataset = (dataset_wrapper or DatasetWrapper)(cfg, data_source, transform=tfm, is_train=is_train)
+    workers = cfg.DATALOADER.NUM_WORKERS
+    persistent = workers > 0 and type(dataset).__getitem__ is DatasetWrapper.__getitem__
+    return Loader(
+        dataset,
         batch_size=batch_size,
-        sampler=sampler,
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        sampler=EpochSeeds(sampler) if persistent else sampler,
+        num_workers=workers,
+        persistent_workers=persistent,
+        collate_fn=collate,
         drop_last=is_train and len(data_source) >= batch_size,
         pin_memory=cfg.USE_CUDA and torch.cuda.is_available(),
     )

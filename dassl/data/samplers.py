@@ -3,6 +3,7 @@
 import random
 
 import numpy as np
+import torch
 from torch.utils.data import RandomSampler, Sampler, SequentialSampler
 
 from dassl.utils import UserError, check_availability
@@ -51,6 +52,25 @@ class RandomClassSampler(Sampler):
             return [np.random.choice(indices, self.n_ins, replace=True).tolist()]
         shuffled = random.sample(indices, len(indices))
         return [shuffled[i : i + self.n_ins] for i in range(0, len(shuffled) - self.n_ins + 1, self.n_ins)]
+
+
+class EpochSeeds(Sampler):
+    """The indices of a sampler, each with a seed of its epoch: (index, seed).
+
+    A worker that lives on is seeded with it and so draws what a new one would: new ones take a seed from torch's
+    generator before the sampler draws its order. In the first epoch the workers are new: the seed is None.
+    """
+
+    def __init__(self, sampler):
+        self.sampler, self.first = sampler, True
+
+    def __iter__(self):
+        seed = None if self.first else torch.empty((), dtype=torch.int64).random_().item()
+        self.first = False
+        return ((index, seed) for index in self.sampler)
+
+    def __len__(self):
+        return len(self.sampler)
 
 
 SAMPLERS = {

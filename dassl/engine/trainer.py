@@ -119,6 +119,15 @@ class SimpleTrainer(TrainerBase):
             self.write_scalar(f"{split}/{name}", value, self.epoch)
         return next(iter(results.values()))
 
+    def skipped_images(self):
+        """Paths of the images that could not be read, {"train": [...], ...} (DATALOADER.ON_ERROR "skip")."""
+        skipped = {}
+        for split, name in {"train": "train_loader_x", "val": "val_loader", "test": "test_loader"}.items():
+            dataset = getattr(getattr(self, name, None), "dataset", None)
+            if hasattr(dataset, "unreadable"):
+                skipped[split] = [dataset.data_source[i].impath for i in dataset.unreadable.nonzero().flatten()]
+        return skipped
+
     def model_inference(self, input):
         """Scores (B, C) of a batch of images."""
         return self.model(input)

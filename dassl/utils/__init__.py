@@ -1,6 +1,6 @@
 from .logger import Logger, setup_logger
 from .meters import AverageMeter, MetricMeter
-from .registry import Registry
+from .registry import Registry, import_modules
 from .tools import (
     UserError,
     check_availability,

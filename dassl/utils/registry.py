@@ -1,5 +1,9 @@
 """Names for classes, so that a configuration can choose one."""
 
+import importlib
+import pkgutil
+import warnings
+
 from .tools import UserError, check_availability
 
 
@@ -67,3 +71,21 @@ class Registry:
     def registered_names(self):
         """Names in the order in which they were registered."""
         return list(self._objects)
+
+
+def import_modules(package, path, leave_out=()):
+    """Import every module of a package, so that what is in it registers itself.
+
+    One that cannot be imported is left out with a warning: the others stay usable.
+
+    Args:
+        package, path: its `__name__` and `__path__`.
+        leave_out: names of modules that register nothing.
+    """
+    for module in pkgutil.iter_modules(path):
+        if module.name not in leave_out:
+            try:
+                importlib.import_module(f"{package}.{module.name}")
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"
+                warnings.warn(f"{package}/{module.name}.py is left out: {reason}", stacklevel=2)

@@ -59,14 +59,20 @@ def write_json(obj, fpath):
     os.replace(partial, fpath)
 
 
-def read_image(path):
+def read_image(path, at_least=None):
     """Open an image as RGB.
+
+    Args:
+        at_least: (width, height) in pixels; a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is not
+            smaller. That is faster, but after resizing the pixels are not quite those of the whole image.
 
     Raises:
         UserError: the file is missing, damaged or no image; the message names it.
     """
     try:
         with Image.open(path) as image:
+            if at_least:
+                image.draft(None, at_least)
             return image.convert("RGB")
     except Exception as error:  # PIL's plugins raise many types for a damaged file
         raise UserError(f"cannot read image {path}: {type(error).__name__}: {error}") from error

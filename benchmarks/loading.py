@@ -1,0 +1,89 @@
+"""Loading of images: workers that live on against new ones, JPEGs decoded whole against at a fraction.
+
+``python -m benchmarks.loading``: photographs of noise at the sizes below, CLIP's preprocessing to 224 pixels. Both
+kinds are timed in turn in one process; ratios are of pairs.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tabulate import tabulate
+from torch.utils.data import DataLoader, RandomSampler
+
+from dassl.config import get_cfg_default, merge_file, merge_pairs
+from dassl.data import DatasetWrapper
+from dassl.data.data_manager import build_data_loader
+from dassl.data.datasets import Datum
+from dassl.data.transforms import build_transform
+
+SIZES = ((500, 375), (1024, 768), (2048, 1536))
+
+
+def photographs(folder, size, count):
+    """Write JPEGs that look like noise at all scales, as photographs do; return them as a reader would."""
+    generator, items = np.random.default_rng(0), []
+    for i in range(count):
+        layers = [generator.normal(0, 30, (size[1] // step, size[0] // step, 3)) for step in (128, 32, 8, 2)]
+        layers = [[Image.fromarray(channel).resize(size) for channel in np.moveaxis(x, 2, 0)] for x in layers]
+        picture = 128 + sum(np.stack(layer, axis=2) for layer in layers)
+        path = folder / f"{size[0]}_{i}.jpg"
+        Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(path, quality=90)
+        items.append(Datum(str(path), label=i % 10))
+    return items
+
+
+def settings(**values):
+    cfg = get_cfg_default()
+    merge_file(cfg, "configs/backbones/vit_b16.yaml")
+    merge_pairs(cfg, {f"DATALOADER.{key}": value for key, value in values.items()})
+    return cfg
+
+
+def seconds_of_an_epoch(loader):
+    start = time.perf_counter()
+    for _ in loader:
+        pass
+    return time.perf_counter() - start
+
+
+def compare(loaders, pairs):
+    """Median seconds of an epoch of both loaders and the median ratio, first against second."""
+    for loader in loaders:
+        seconds_of_an_epoch(loader)
+    runs = [[seconds_of_an_epoch(loader) for loader in loaders] for _ in range(pairs)]
+    return [*map(statistics.median, zip(*runs, strict=True)), statistics.median(a / b for a, b in runs)]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--pairs", type=int, default=5, help="epochs of each kind")
+    parser.add_argument("--workers", type=int, default=2, help="processes that load")
+    args = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        sources = {size: photographs(Path(folder), size, 40) for size in SIZES}
+        few = sources[SIZES[0]] * 4
+        cfg = settings(NUM_WORKERS=args.workers)
+        transform = build_transform(cfg)
+        ours = build_data_loader(cfg, "RandomSampler", few, 32, tfm=transform)
+        wrapped = DatasetWrapper(cfg, few, transform=transform, is_train=True)
+        new = DataLoader(wrapped, batch_size=32, sampler=RandomSampler(few), num_workers=args.workers)
+        rows.append([f"{len(few)} training images: workers that live on / new ones", *compare((ours, new), args.pairs)])
+        for size, source in sources.items():
+            loaders = []
+            for reduced in (True, False):
+                cfg = settings(NUM_WORKERS=args.workers, REDUCED_JPEG=reduced)
+                transform = build_transform(cfg, is_train=False)
+                loaders.append(build_data_loader(cfg, data_source=source, batch_size=10, tfm=transform, is_train=False))
+            what = f"{len(source)} test images of {size[0]} x {size[1]}: reduced / whole"
+            rows.append([what, *compare(loaders, args.pairs)])
+    print(tabulate(rows, ["an epoch", "seconds", "seconds", "ratio"], floatfmt=".3f"))
+
+
+if __name__ == "__main__":
+    main()
