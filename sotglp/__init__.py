@@ -4,6 +4,7 @@ from sotglp.backbones import load_clip
 from sotglp.clip import CLIP
 from sotglp.loss import draw_prompts, kept_prompts, sotglp_loss
 from sotglp.model import SOTGLP, Match
+from sotglp.prompted import PromptedCLIP
 from sotglp.prompts import Prompts, context_from_text
 from sotglp.scores import gl_mcm, l_mcm, mcm, predict
 from sotglp.transport import transport_plan
@@ -13,6 +14,7 @@ __all__ = [
     "CLIP",
     "SOTGLP",
     "Match",
+    "PromptedCLIP",
     "Prompts",
     "context_from_text",
     "draw_prompts",

@@ -1,8 +1,8 @@
 """CLIP's two transformer towers (Radford et al., arXiv 2103.00020), with what local prompt learning asks of them.
 
-The image tower gives the class token and, beside it, one token per patch from value-value attention
-(CLIP-Surgery, arXiv 2304.05653) in the same pass. The text tower takes embeddings, so that learned contexts
-can stand where words would. Parameters carry OpenAI's names: ``state_dict`` is an OpenAI checkpoint.
+The image tower gives the class token and, beside it, one token per patch, from value-value attention
+(CLIP-Surgery, arXiv 2304.05653) or another stream, in the same pass. The text tower takes embeddings, so that learned
+contexts can stand where words would. Parameters carry OpenAI's names: ``state_dict`` is an OpenAI checkpoint.
 
 Letters: B images, P patches, L text positions, W width of a tower, D joint dimension.
 """
@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+# Where patch tokens come from: value-value attention beside the standard stream (CLIP-Surgery); the standard stream;
+# the standard stream with the last block's values in place of its attention (MaskCLIP, arXiv 2112.01071).
+STREAMS = ("vv", "last", "value")
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -44,8 +47,11 @@ class Attention(nn.Module):
 
     def attend(self, q, k, v, **mask):
         """softmax(q k^T / sqrt(W/heads)) v per head, then the output projection: (B, Q, W)."""
-        mixed = F.scaled_dot_product_attention(q, k, v, **mask)
-        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+        return self.merge(F.scaled_dot_product_attention(q, k, v, **mask))
+
+    def merge(self, heads):
+        """The output projection of what the heads hold: (B, heads, Q, W/heads) -> (B, Q, W)."""
+        return self.out_proj(heads.transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
@@ -71,7 +77,7 @@ class Transformer(nn.Module):
 
 
 class ImageTower(nn.Module):
-    """Vision transformer: (B, 3, S, S) images to the class token and, if asked for, V-V patch tokens."""
+    """Vision transformer: (B, 3, S, S) images to the class token and, if asked for, patch tokens of a stream."""
 
     def __init__(self, image_size, patch_size, width, layers, heads, mlp_width, embed_dim, act):
         super().__init__()
@@ -84,11 +90,14 @@ class ImageTower(nn.Module):
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Parameter(torch.empty(width, embed_dim))
 
-    def forward(self, images, local=True):
-        """Class token (B, W) and, with ``local``, V-V patch tokens (B, P, W), both after ln_post, before proj.
+    def forward(self, images, local="vv"):
+        """Class token (B, W) and patch tokens (B, P, W), None without ``local``; both after ln_post, before proj.
 
-        Raises ValueError for images of another size than the positional embeddings'.
+        local: the stream of the patch tokens, one of STREAMS, or None.
+        Raises ValueError for another stream, or images of another size than the positional embeddings'.
         """
+        if local not in (None, *STREAMS):
+            raise ValueError(f"the patch tokens are of the stream {', '.join(STREAMS)}, or None, not {local!r}")
         return self.encode(self.embed(images), local)
 
     def embed(self, images):
@@ -100,7 +109,7 @@ class ImageTower(nn.Module):
         class_token = self.class_embedding.expand(len(images), 1, -1)
         return torch.cat([class_token, patches], dim=1) + self.positional_embedding
 
-    def encode(self, tokens, local=True):
+    def encode(self, tokens, local="vv"):
         """``forward`` from embedded tokens (B, 1 + P, W) on.
 
         The V-V stream r stands beside the standard one x, which it never touches: r gains
@@ -111,16 +120,19 @@ class ImageTower(nn.Module):
         blocks = self.transformer.resblocks
         for i, block in enumerate(blocks):
             first, last = i == 0, i == len(blocks) - 1
-            # Of the last block only the class token is read, unless r takes its standard attention.
-            rows = slice(0, 1) if last and not (first and local) else slice(None)
+            # Of the last block only the class token is read, unless the patches take its standard attention.
+            rows = slice(0, 1) if last and local != "last" and not (first and local == "vv") else slice(None)
             h = block.ln_1(x)
             q, k, v = block.attn.project(h, h[:, rows])
             standard = block.attn.attend(q, k, v)
-            if local:
+            if local == "vv":
                 vv = block.attn.attend(v[:, :, 1:], v, v)
                 r = x[:, 1:] + standard[:, 1:] + vv if first else r + vv
+            elif local == "value" and last:
+                r = block.add_mlp(x[:, 1:] + block.attn.merge(v[:, :, 1:]))
             x = block.add_mlp(x[:, rows] + standard)
-        return self.ln_post(x[:, 0]), self.ln_post(r) if local else None
+        patches = x[:, 1:] if local == "last" else r
+        return self.ln_post(x[:, 0]), None if patches is None else self.ln_post(patches)
 
 
 class CLIP(nn.Module):
@@ -226,7 +238,7 @@ class CLIP(nn.Module):
 
     def encode_image(self, images):
         """CLIP's image feature, (B, 3, S, S) -> (B, D), before normalisation."""
-        return self.visual(images, local=False)[0] @ self.visual.proj
+        return self.visual(images, local=None)[0] @ self.visual.proj
 
     def encode_text(self, token_ids):
         """CLIP's text feature, (B, L) BPE ids -> (B, D), before normalisation."""

@@ -22,7 +22,6 @@ from sotglp.clip import CLIP
 from sotglp.loss import sotglp_loss
 from sotglp.matching import on_support
 from sotglp.model import SOTGLP
-from sotglp.transport import transport_plan
 
 INPUTS = {"meta", "images", "targets", "trainable", "dropout_indices", "global_prompts", "local_prompts", "local_proj"}
 OOD_SCORES = {"MCM": scores.mcm, "L-MCM": scores.l_mcm, "GL-MCM": scores.gl_mcm}
@@ -126,7 +125,7 @@ def conformance(file):
     if "transport_plan" in file and "support_indices" in file:
         # On the reference's support: its order, and its choice between equal patches, are checked apart.
         kept = on_support(match.s, torch.from_numpy(file["support_indices"]))
-        ours["transport_plan"] = transport_plan(kept, model.eps)
+        ours["transport_plan"] = model.plan(kept)
     for quantity in file:
         if quantity.startswith("ood/"):
             _, method, tau = quantity.split("/")

@@ -13,13 +13,19 @@ def kept_prompts(n_prompts, p):
 
 def draw_prompts(n_images, n_prompts, p, device=None):
     """Prompt dropout: the global prompts (B, kept) that count for each image, drawn with replacement."""
-    return torch.randint(n_prompts, (n_images, kept_prompts(n_prompts, p)), device=device)
+    return torch.randint(max(n_prompts, 1), (n_images, kept_prompts(n_prompts, p)), device=device)
 
 
 def sotglp_loss(match, targets, logit_scale, drawn):
     """CE(scale * mean of the drawn g) + CE(scale * l): the two terms, each the mean over the B images.
 
-    match: Match of the model; targets (B,) class indices; drawn (B, kept) of ``draw_prompts``.
+    match: Match of the model; targets (B,) class indices; drawn (B, kept) of ``draw_prompts``. A branch that is left
+    out has the term 0.
     """
-    g = match.g.take_along_dim(drawn[:, None], dim=-1).mean(dim=-1)
-    return F.cross_entropy(logit_scale * g.float(), targets), F.cross_entropy(logit_scale * match.l.float(), targets)
+    loss_global = loss_local = torch.zeros((), device=targets.device)
+    if match.g is not None:
+        g = match.g.take_along_dim(drawn[:, None], dim=-1).mean(dim=-1)
+        loss_global = F.cross_entropy(logit_scale * g.float(), targets)
+    if match.l is not None:
+        loss_local = F.cross_entropy(logit_scale * match.l.float(), targets)
+    return loss_global, loss_local

@@ -19,6 +19,12 @@ def sparse_support(s, k):
     return s.mean(dim=-1).topk(k, dim=1).indices.transpose(1, 2)
 
 
+def own_support(s, k):
+    """The k patches most similar to each single prompt: s (B, P, C, N) -> indices (B, C, K, N), best first."""
+    return s.topk(k, dim=1).indices.transpose(1, 2)
+
+
 def on_support(s, support):
-    """The similarities (B, C, K, N) of the kept patches: s (B, P, C, N) at the indices support (B, C, K)."""
-    return s.transpose(1, 2).take_along_dim(support.unsqueeze(-1), dim=2)
+    """The similarities (B, C, K, N) of the kept patches: s (B, P, C, N) at the indices support (B, C, K[, N])."""
+    support = support if support.dim() == 4 else support.unsqueeze(-1)
+    return s.transpose(1, 2).take_along_dim(support, dim=2)

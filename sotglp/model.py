@@ -5,21 +5,27 @@ class, T context tokens, K patches of a support, W width of the image tower, D j
 g global similarity, s local similarity, l local logit, eps entropic regularisation.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from sotglp.matching import on_support, similarities, sparse_support
+from sotglp.matching import on_support, own_support, similarities, sparse_support
+from sotglp.prompted import PromptedCLIP
 from sotglp.prompts import Prompts, context_from_text, orthogonal_contexts, xavier_contexts
-from sotglp.transport import transport_plan
+from sotglp.transport import transport_plan, unbalanced_plan, uniform_plan
 
 LOCAL_INITS = {"xavier": xavier_contexts, "orthogonal": orthogonal_contexts}
+SUPPORTS = {"shared": sparse_support, "own": own_support}
+PLANS = {"balanced": transport_plan, "unbalanced": unbalanced_plan, "mean": uniform_plan}
 
 
 class Match(NamedTuple):
-    """What a batch of images has in common with the prompts, before CLIP's logit scale."""
+    """What a batch of images has in common with the prompts, before CLIP's logit scale.
+
+    A branch that is left out (G = 0 or N = 0) has None.
+    """
 
     g: torch.Tensor  # (B, C, G) cosines of the image and the global prompts
     s: torch.Tensor  # (B, P, C, N) cosines of the patches and the local prompts
@@ -28,13 +34,17 @@ class Match(NamedTuple):
     l: torch.Tensor  # (B, C) local logits  # noqa: E741 (the paper's letter)
 
 
-class SOTGLP(nn.Module):
+class SOTGLP(PromptedCLIP):
     """Global prompts on the image, local prompts on its patches, matched by sparse optimal transport.
 
     names: the C class names. n_global, n_local: G and N. context: the words that each context starts from, and whose
-    number is T. topk: K. eps: the transport's regularisation. projection: whether the patches pass a learned W x W
-    matrix M, at first the identity. local_init: ``"xavier"`` or ``"orthogonal"``.
-    ``clip`` is frozen; what is learned is ``learned``.
+    number is T. topk: K, or 0 for all P patches. eps: the transport's regularisation. projection: whether the patches
+    pass a learned W x W matrix M, at first the identity. local_init: ``"xavier"`` or ``"orthogonal"``.
+
+    What the method is not, to see what its parts do: n_global or n_local 0 leaves a branch out; local is the stream of
+    patch tokens; support ``"own"`` lets each prompt choose its K patches; plan is ``"unbalanced"``, or ``"mean"`` for
+    no transport.
+    ``clip`` is frozen; what is learned is ``learned``. Raises ValueError for an impossible setting.
     """
 
     def __init__(
@@ -48,58 +58,51 @@ class SOTGLP(nn.Module):
         eps=0.1,
         projection=True,
         local_init="xavier",
+        local="vv",
+        support="shared",
+        plan="balanced",
     ):
-        super().__init__()
-        if local_init not in LOCAL_INITS:
-            raise ValueError(f"local prompts start {' or '.join(LOCAL_INITS)}, not {local_init!r}")
-        if n_global < 1 or n_local < 1:
-            raise ValueError(f"at least 1 global and 1 local prompt are needed, not {n_global} and {n_local}")
+        for value, allowed in ((local_init, LOCAL_INITS), (support, SUPPORTS), (plan, PLANS)):
+            if value not in allowed:
+                raise ValueError(f"{value!r} is not one of {', '.join(allowed)}")
+        if min(n_global, n_local) < 0 or n_global + n_local == 0:
+            raise ValueError(f"at least 1 global or local prompt is needed, not {n_global} and {n_local}")
+        n_patches = len(clip.visual.positional_embedding) - 1
         # These refuse an impossible K or eps now, not after the first images.
-        sparse_support(torch.zeros(1, len(clip.visual.positional_embedding) - 1, 1, 1), topk)
+        sparse_support(torch.zeros(1, n_patches, 1, 1), topk or n_patches)
         transport_plan(torch.zeros(1, 1), eps)
         words = context_from_text(clip, context)
         width = clip.visual.proj.shape[0]
-        self.clip = clip.requires_grad_(False)
-        self.learned = nn.ModuleDict(
-            {
-                "global_prompts": Prompts(clip, names, words.expand(n_global, -1, -1)),
-                "local_prompts": Prompts(clip, names, LOCAL_INITS[local_init](len(names), n_local, *words.shape)),
-            }
-        )
-        if projection:
-            self.learned["projection"] = nn.Linear(width, width, bias=False)
-            nn.init.eye_(self.learned["projection"].weight)
-        self.topk, self.eps = topk, eps
+        learned = nn.ModuleDict()
+        if n_global:
+            learned["global_prompts"] = Prompts(clip, names, words.expand(n_global, -1, -1))
+        if n_local:
+            contexts = LOCAL_INITS[local_init](len(names), n_local, *words.shape)
+            learned["local_prompts"] = Prompts(clip, names, contexts)
+        if n_local and projection:
+            learned["projection"] = nn.Linear(width, width, bias=False)
+            nn.init.eye_(learned["projection"].weight)
+        super().__init__(clip, learned, local if n_local else None)
+        self.topk, self.support, self.plan = topk or n_patches, SUPPORTS[support], partial(PLANS[plan], eps=eps)
 
-    def forward(self, images, text=None):
-        """images (B, 3, S, S) -> Match. ``text`` spares encoding the prompts again while they stand still."""
-        t_global, t_local = text or self.encode_text()  # (C, G, D), (C, N, D)
-        image, patches = self.encode_image(images)  # (B, D), (B, P, D)
-        g = similarities(image, t_global)
-        s = similarities(patches, t_local)
-        support = sparse_support(s.detach(), self.topk)
-        kept = on_support(s, support)  # (B, C, K, N)
-        plan = transport_plan(kept, self.eps)
-        # The plan's mass is 1; the authors divide by N once more, which their tables rest on.
-        l = (plan * kept).sum(dim=(-2, -1)) / kept.shape[-1]  # noqa: E741
+    def match(self, features, text):
+        """The method: class tokens (B, W) and patch tokens (B, P, W), text features of both branches -> Match."""
+        t_global, t_local = text  # (C, G, D), (C, N, D)
+        class_token, tokens = features
+        g = s = support = plan = l = None  # noqa: E741
+        if t_global is not None:
+            g = similarities(self.to_joint(class_token), t_global)
+        if t_local is not None:
+            projection = self.learned["projection"] if "projection" in self.learned else None
+            s = similarities(self.to_joint(tokens, projection), t_local)
+            support = self.support(s.detach(), self.topk)
+            kept = on_support(s, support)  # (B, C, K, N)
+            plan = self.plan(kept)
+            # The plan's mass is 1; the authors divide by N once more, which their tables rest on.
+            l = (plan * kept).sum(dim=(-2, -1)) / kept.shape[-1]  # noqa: E741
         return Match(g, s, support, plan, l)
 
     def encode_text(self):
-        """Normalised features of the global (C, G, D) and the local (C, N, D) prompts."""
-        return self.learned["global_prompts"](self.clip), self.learned["local_prompts"](self.clip)
-
-    def encode_image(self, images):
-        """Normalised features of the images (B, D) and of their patches (B, P, D)."""
-        with torch.no_grad():
-            image, patches = self.clip.visual(images)
-        to_joint = self.clip.visual.proj  # (W, D)
-        if "projection" in self.learned:
-            # tokens M^T proj: the two matrices first, since there are more tokens than rows of M.
-            patches = patches @ (self.learned["projection"].weight.T @ to_joint)
-        else:
-            patches = patches @ to_joint
-        return F.normalize(image @ to_joint, dim=-1), F.normalize(patches, dim=-1)
-
-    @property
-    def logit_scale(self):
-        return self.clip.logit_scale.exp()
+        """Normalised features of the global (C, G, D) and the local (C, N, D) prompts; None for those left out."""
+        prompts = (self.learned[name] if name in self.learned else None for name in ("global_prompts", "local_prompts"))
+        return tuple(None if branch is None else branch(self.clip) for branch in prompts)

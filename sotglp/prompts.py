@@ -19,6 +19,13 @@ def context_from_text(clip, text):
     return clip.token_embedding(ids).detach().clone()
 
 
+def start_contexts(clip, n_prompts, n_ctx, words=""):
+    """Contexts (M, T, W): the embedded words, or T random tokens (normal, standard deviation 0.02) without any."""
+    if words:
+        return context_from_text(clip, words.replace("_", " ")).expand(n_prompts, -1, -1)
+    return 0.02 * torch.randn(n_prompts, n_ctx, clip.token_embedding.weight.shape[1])
+
+
 def xavier_contexts(n_classes, n_prompts, length, width):
     """Contexts (C, N, T, W), Xavier-uniform over the whole tensor: fans N*T*W and C*T*W."""
     return nn.init.xavier_uniform_(torch.empty(n_classes, n_prompts, length, width))
@@ -28,6 +35,31 @@ def orthogonal_contexts(n_classes, n_prompts, length, width):
     """Contexts (C, N, T, W): for each class and token N orthonormal rows times 0.001."""
     rows = [nn.init.orthogonal_(torch.empty(n_prompts, width), gain=1e-3) for _ in range(n_classes * length)]
     return torch.stack(rows).view(n_classes, length, n_prompts, width).transpose(1, 2).contiguous()
+
+
+def with_stops(names):
+    """Class names as CoOp and its relatives end a prompt: with a full stop."""
+    return [f"{name}." for name in names]
+
+
+@torch.no_grad()
+def encode_names(clip, names, templates=("a photo of a {}.",)):
+    """Text features (C, D) of class names in templates: normalised, averaged over the templates, normalised again."""
+    prompts = [template.format(name) for name in names for template in templates]
+    ids = open_clip.tokenize(prompts).to(clip.token_embedding.weight.device)
+    features = torch.cat([F.normalize(clip.encode_text(part), dim=-1) for part in ids.split(256)])
+    return F.normalize(features.unflatten(0, (len(names), len(templates))).mean(dim=1), dim=-1)
+
+
+class FixedText(nn.Module):
+    """Text features (C, D) that stand still, in the place of learned prompts."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.register_buffer("text", text.unsqueeze(1), persistent=False)  # (C, 1, D)
+
+    def forward(self, clip):
+        return self.text
 
 
 class Prompts(nn.Module):

@@ -6,7 +6,7 @@ import torch
 
 
 class Prediction(NamedTuple):
-    """Class probabilities (B, C) of both branches together, and of each alone."""
+    """Class probabilities (B, C) of both branches together, and of each alone (None if it is left out)."""
 
     combined: torch.Tensor
     global_: torch.Tensor
@@ -15,8 +15,10 @@ class Prediction(NamedTuple):
 
 def predict(match, logit_scale):
     """softmax(scale * (mean of g + l) / 2), and the same of the global and the local part alone."""
-    g, l = match.g.float().mean(dim=-1), match.l.float()  # noqa: E741
-    return Prediction(*((logit_scale * logits).softmax(dim=-1) for logits in ((g + l) / 2, g, l)))
+    logits = None if match.g is None else match.g.float().mean(dim=-1), None if match.l is None else match.l.float()
+    used = [branch for branch in logits if branch is not None]
+    combined = sum(used) / len(used)
+    return Prediction(*(None if x is None else (logit_scale * x).softmax(dim=-1) for x in (combined, *logits)))
 
 
 def mcm(match, tau=1.0):

@@ -45,3 +45,28 @@ def transport_plan(s, eps=0.1, tol=1e-6, max_iter=100_000):
 
 def _scale_rows(log_plan):
     return log_plan.log_softmax(dim=-1) - math.log(log_plan.shape[-2])
+
+
+def uniform_plan(s, eps=None):
+    """The plan that shares out every patch evenly, whatever the similarities (..., K, N): no transport."""
+    return torch.full_like(s, 1 / (s.shape[-2] * s.shape[-1]), dtype=torch.float32)
+
+
+@torch.no_grad()
+def unbalanced_plan(s, eps=0.1, relaxation=1.0, tol=1e-6, max_iter=10_000):
+    """As ``transport_plan``, with marginals that are wished for, not held (Chizat et al., arXiv 1607.05816).
+
+    Minimises <plan, 1 - s> + eps KL(plan | a b^T) + relaxation (KL(plan 1 | a) + KL(plan^T 1 | b)), with a = 1/K and
+    b = 1/N everywhere. The plan's mass need not be 1. tol: the largest change of a log scaling.
+    """
+    rows, columns = s.shape[-2:]
+    log_kernel = (s.float() - 1) / eps - math.log(rows * columns)
+    damping = relaxation / (relaxation + eps)
+    u, v = s.new_zeros((*s.shape[:-1], 1), dtype=torch.float32), s.new_zeros((*s.shape[:-2], 1, columns)).float()
+    for step in range(max_iter):
+        last = u
+        u = -damping * ((log_kernel + v).logsumexp(dim=-1, keepdim=True) + math.log(rows))
+        v = -damping * ((log_kernel + u).logsumexp(dim=-2, keepdim=True) + math.log(columns))
+        if step % _STEPS_BETWEEN_LOOKS == 0 and (u - last).abs().max() <= tol:
+            break
+    return (log_kernel + u + v).exp()

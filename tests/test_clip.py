@@ -84,7 +84,7 @@ def test_both_streams_equal_a_plain_loop(layers):
 
 def test_local_stream_leaves_the_class_token_alone(clip):
     images = torch.randn(2, 3, 32, 32)
-    alone, none = clip.visual(images, local=False)
+    alone, none = clip.visual(images, local=None)
     assert none is None
     torch.testing.assert_close(clip.visual(images)[0], alone)
 

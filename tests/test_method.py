@@ -90,7 +90,8 @@ def test_only_prompts_and_projection_learn(clip):
 
 
 @pytest.mark.parametrize(
-    "options, message", [({"topk": 17}, "P = 16"), ({"local_init": "zeros"}, "xavier"), ({"n_local": 0}, "at least 1")]
+    "options, message",
+    [({"topk": 17}, "P = 16"), ({"local_init": "zeros"}, "xavier"), ({"n_global": 0, "n_local": 0}, "at least 1")],
 )
 def test_impossible_settings_are_refused(clip, options, message):
     with pytest.raises(ValueError, match=message):

@@ -91,7 +91,7 @@ def test_coop_contexts(train, tmp_path, options, shape):
     "trainer, options, message",
     [
         ("SOTGLP", ["TRAINER.SOTGLP.TOPK", "65"], "1 to P = 64 patches"),
-        ("SOTGLP", ["TRAINER.SOTGLP.LOCAL_INIT", "zeros"], "xavier or orthogonal"),
+        ("SOTGLP", ["TRAINER.SOTGLP.LOCAL_INIT", "zeros"], "xavier, orthogonal"),
         ("SOTGLP", ["TRAINER.SOTGLP.PREC", "fp8"], "fp32, amp, fp16"),
         ("SOTGLP", ["TRAINER.SOTGLP.EPS", "0."], "eps must be positive"),
         ("SOTGLP", ["TRAINER.SOTGLP.PROMPT_DROPOUT", "2."], "from 0 to 1"),

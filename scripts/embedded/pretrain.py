@@ -120,7 +120,7 @@ def step_losses(clip, pictures, batch, seed, kept, device):
     tokens = clip.visual.embed(images)
     if kept < PATCHES:
         tokens = keep_patches(tokens, coverage, kept, generator)
-    feature = clip.visual.encode(tokens, local=False)[0] @ clip.visual.proj
+    feature = clip.visual.encode(tokens, local=None)[0] @ clip.visual.proj
     return [
         matching_loss(feature, clip.encode_text(tokens.to(device)), truth.to(device), clip.logit_scale.exp())
         for tokens, truth in captions

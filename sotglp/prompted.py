@@ -1,0 +1,60 @@
+"""A frozen CLIP with prompts learned beside it: what SOT-GLP and the methods it is compared with share."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sotglp.matching import similarities
+
+
+class Similarities(NamedTuple):
+    """Cosines of a batch of images with the prompts, before CLIP's logit scale."""
+
+    g: torch.Tensor  # (B, C, M) of the images
+    s: torch.Tensor | None  # (B, P, C, M) of their patches, where they are read
+
+
+class PromptedCLIP(nn.Module):
+    """Images against text features of prompts.
+
+    clip: frozen here. learned: the module that is trained, ``learned(clip)`` giving normalised text features (C, M, D).
+    local: the stream of patch tokens that is read (``sotglp.clip.STREAMS``), or None.
+    """
+
+    def __init__(self, clip, learned, local=None):
+        super().__init__()
+        self.clip = clip.requires_grad_(False)
+        self.learned = learned
+        self.local = local
+
+    def forward(self, images, text=None):
+        """images (B, 3, S, S) -> ``match``. ``text`` spares encoding the prompts again while they stand still."""
+        return self.match(self.features(images), self.encode_text() if text is None else text)
+
+    @torch.no_grad()
+    def features(self, images):
+        """What the frozen image tower makes of images: class tokens (B, W) and patch tokens (B, P, W) or None."""
+        return self.clip.visual(images, self.local)
+
+    def encode_text(self):
+        """Normalised text features (C, M, D)."""
+        return self.learned(self.clip)
+
+    def match(self, features, text):
+        """Similarities of ``features`` and text features."""
+        class_token, tokens = features
+        g = similarities(self.to_joint(class_token), text)
+        return Similarities(g, None if tokens is None else similarities(self.to_joint(tokens), text))
+
+    def to_joint(self, tokens, projection=None):
+        """Tokens (..., W), through a bias-free linear layer if there is one, as normalised features (..., D)."""
+        to_joint = self.clip.visual.proj
+        if projection is not None:
+            to_joint = projection.weight.T @ to_joint  # the two matrices first: there are more tokens than rows
+        return F.normalize(tokens @ to_joint, dim=-1)
+
+    @property
+    def logit_scale(self):
+        return self.clip.logit_scale.exp()

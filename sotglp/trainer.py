@@ -1,0 +1,102 @@
+"""What the trainers on a frozen CLIP share: its loading, the training step, the test.
+
+Of the library this module alone needs a toolbox, and takes whichever `dassl` is on the path.
+"""
+
+from collections import defaultdict
+
+import torch
+
+from dassl.engine import TrainerX
+from dassl.metrics import compute_accuracy
+from dassl.optim import build_lr_scheduler, build_optimizer
+from sotglp.backbones import load_clip
+from sotglp.precision import MixedPrecision
+
+
+class CLIPTrainer(TrainerX):
+    """A frozen CLIP with something learned beside it.
+
+    A method names its node of the configuration in NODE, and writes
+        make_model(clip, names)         a sotglp.PromptedCLIP, of which `learned` is trained and saved
+        losses(match, targets, text)    {name: term} of the loss, which is their sum
+        scores(match)                   (B, C), of which the largest is predicted; the image's cosines by default
+        branches(match)                 {name: scores} whose accuracies are told beside it
+    where `match` is what the model makes of a batch of images and `text`.
+    """
+
+    NODE = None
+
+    @property
+    def node(self):
+        return self.cfg.TRAINER[self.NODE]
+
+    def build_model(self):
+        cfg = self.cfg
+        self.precision = MixedPrecision(self.node.PREC, self.device)
+        self.scaler = self.precision.scaler  # the toolbox saves its state with the checkpoints
+        clip = load_clip(cfg.MODEL.BACKBONE.NAME)
+        clip.check_pixels(cfg.INPUT.SIZE, cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD)
+        names = [name.replace("_", " ") for name in self.dm.dataset.classnames]
+        self.model = self.make_model(clip, names).to(self.device)
+        self.text, self.predicted = None, defaultdict(list)
+        if list(self.model.learned.parameters()):
+            self.optim = build_optimizer(self.model.learned, cfg.OPTIM)
+            self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
+            self.register_model("prompt_learner", self.model.learned, self.optim, self.sched)
+
+    def make_model(self, clip, names):
+        raise NotImplementedError
+
+    def losses(self, match, targets, text):
+        raise NotImplementedError
+
+    def scores(self, match):
+        return self.model.logit_scale * match.g.float().mean(dim=-1)
+
+    def branches(self, match):
+        return {}
+
+    def forward_backward(self, batch):
+        images, targets = self.parse_batch_train(batch)[:2]
+        with self.precision.autocast():
+            text = self.model.encode_text()
+            match = self.model(images, text)
+            losses = self.losses(match, targets, text)
+        self.step(losses)
+        if self.batch_idx + 1 == self.num_batches:
+            self.update_lr()
+        with torch.no_grad():
+            accuracy = compute_accuracy(self.scores(match), targets)[0].item()
+        terms = {f"loss_{name}": loss.item() for name, loss in losses.items()} if len(losses) > 1 else {}
+        return {"loss": sum(losses.values()).item(), **terms, "acc": accuracy}
+
+    def step(self, losses):
+        """One step of the optimizer down the sum of the losses."""
+        loss = sum(losses.values())
+        self.detect_anomaly(loss)
+        self.precision.backward_and_step(loss, self.optim)
+
+    def model_inference(self, input):
+        with self.precision.autocast():
+            match = self.model(input, self.text)
+        for name, scores in self.branches(match).items():
+            self.predicted[name] += scores.argmax(dim=1).tolist()
+        return self.scores(match)
+
+    @torch.no_grad()
+    def test(self, split=None):
+        """Accuracy of the prediction; those of its branches alone are printed and join the results."""
+        self.predicted.clear()
+        self.results = {}
+        self.set_model_mode("eval")
+        with self.precision.autocast():
+            self.text = self.model.encode_text()  # once for all images
+        accuracy = super().test(split)
+        self.text = None
+        truth = self.evaluator._y_true
+        for branch, predicted in self.predicted.items():
+            alone = 100.0 * sum(a == b for a, b in zip(predicted, truth, strict=True)) / len(truth)
+            print(f"* {branch} branch alone: {alone:.2f}%")
+            self.results[f"accuracy_{branch}"] = alone
+        return accuracy
