@@ -58,3 +58,17 @@ class PromptedCLIP(nn.Module):
     @property
     def logit_scale(self):
         return self.clip.logit_scale.exp()
+
+
+class AnchoredCLIP(PromptedCLIP):
+    """A prompt learned beside one that stands still: text features (C, 2, D), the learned ones first.
+
+    anchor: normalised text features (C, D).
+    """
+
+    def __init__(self, clip, learned, anchor):
+        super().__init__(clip, learned)
+        self.register_buffer("anchor", anchor, persistent=False)
+
+    def encode_text(self):
+        return torch.stack([self.learned(self.clip)[:, 0], self.anchor], dim=1)

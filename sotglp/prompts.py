@@ -98,20 +98,24 @@ class Prompts(nn.Module):
         self.register_buffer("slots", torch.tensor(slots).to(ids.device), persistent=False)
         self.register_buffer("eot", eot.to(ids.device), persistent=False)
 
-    def embeddings(self):
-        """The prompts as the text tower takes them, without positions: (C, M, L, W)."""
-        n_prompts = self.context.shape[-3]
-        context = self.context.expand(len(self.template), *self.context.shape[-3:])
+    def embeddings(self, context=None):
+        """The prompts as the text tower takes them, without positions: (C, M, L, W).
+
+        context: used instead of the learned one, with any M.
+        """
+        context = self.context if context is None else context
+        n_prompts = context.shape[-3]
+        context = context.expand(len(self.template), *context.shape[-3:])
         template = self.template[:, None].expand(-1, n_prompts, -1, -1)
         return template.scatter(2, self.slots[:, None, :, None].expand_as(context), context)
 
-    def forward(self, clip):
+    def forward(self, clip, context=None):
         """Normalised text features (C, M, D)."""
-        return F.normalize(self.encode(clip), dim=-1)
+        return F.normalize(self.encode(clip, context), dim=-1)
 
-    def encode(self, clip):
+    def encode(self, clip, context=None):
         """Text features (C, M, D) as they leave the text tower."""
-        embeddings = self.embeddings()
+        embeddings = self.embeddings(context)
         eot = self.eot.repeat_interleave(embeddings.shape[1])
         return clip.encode_prompts(embeddings.flatten(0, 1), eot).unflatten(0, embeddings.shape[:2])
 

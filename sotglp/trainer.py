@@ -35,7 +35,7 @@ class CLIPTrainer(TrainerX):
         cfg = self.cfg
         self.precision = MixedPrecision(self.node.PREC, self.device)
         self.scaler = self.precision.scaler  # the toolbox saves its state with the checkpoints
-        clip = load_clip(cfg.MODEL.BACKBONE.NAME)
+        clip = load_clip(cfg.MODEL.BACKBONE.NAME).to(self.device)
         clip.check_pixels(cfg.INPUT.SIZE, cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD)
         names = [name.replace("_", " ") for name in self.dm.dataset.classnames]
         self.model = self.make_model(clip, names).to(self.device)

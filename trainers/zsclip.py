@@ -30,7 +30,7 @@ class ZeroshotCLIP(CLIPTrainer):
         return [self.node.TEMPLATE or template_of(self.cfg.DATASET.NAME)]
 
     def make_model(self, clip, names):
-        clip, templates = clip.to(self.device), self.templates()
+        templates = self.templates()
         print(f"Prompts: {templates[0].format(names[0])!r} ... {templates[-1].format(names[-1])!r}")
         return PromptedCLIP(clip, FixedText(encode_names(clip, names, templates)))
 
