@@ -1,0 +1,317 @@
+"""The losses and scores of the baselines against their papers' formulas, written out with loops on a tiny CLIP.
+
+Nothing here calls the towers, prompts or matching of the library: only weights are read.
+"""
+
+import math
+
+import open_clip
+import ot
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+import trainers  # noqa: F401 (registers the trainers)
+from dassl.config import get_cfg_default, merge_pairs
+from dassl.engine import TRAINER_REGISTRY, build_trainer
+from dassl.utils import set_random_seed
+from sotglp.clip import CLIP, PIXEL_MEAN, PIXEL_STD
+
+IMAGES, TARGETS = 5, torch.tensor([0, 1, 2, 3, 1])
+
+
+def normalise(x):
+    return x / math.sqrt(sum(v.item() ** 2 for v in x.detach().double())) if not x.requires_grad else x / x.norm()
+
+
+def attention(block, x, visible):
+    """Attention of one sequence (L, W), head by head, token by token; `visible(t)` are the tokens that t looks at."""
+    width = 64
+    q, k, v = F.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias).chunk(3, dim=-1)
+    rows = []
+    for t in range(len(x)):
+        heads = []
+        for part in (slice(i, i + width) for i in range(0, x.shape[1], width)):
+            seen = visible(t)
+            weights = torch.softmax(k[seen, part] @ q[t, part] / math.sqrt(width), dim=0)
+            heads.append(weights @ v[seen, part])
+        rows.append(torch.cat(heads))
+    return block.attn.out_proj(torch.stack(rows))
+
+
+def run_block(block, x, visible):
+    x = x + attention(block, x, visible)
+    h = block.mlp.c_fc(block.ln_2(x))
+    return x + block.mlp.c_proj(h * torch.sigmoid(1.702 * h))
+
+
+def text_feature(clip, context, name):
+    """The normalised feature of "[SOT] context name [EOT]", context (T, W) given as embeddings."""
+    ids = open_clip.tokenize([name])[0]
+    ids = ids[: ids.argmax() + 1]
+    embedded = clip.token_embedding.weight[ids]
+    x = torch.cat([embedded[:1], context, embedded[1:]])
+    x = x + clip.positional_embedding[: len(x)]
+    for block in clip.transformer.resblocks:
+        x = run_block(block, x, lambda t: list(range(t + 1)))
+    return normalise(clip.ln_final(x[-1]) @ clip.text_projection)
+
+
+def image_tokens(clip, image, last_block=None):
+    """Class token and patch tokens (P, W) after ln_post; `last_block(t)` is what tokens see in the last block."""
+    visual = clip.visual
+    everything = list(range(17))
+    patches = F.conv2d(image[None], visual.conv1.weight, stride=8)[0].flatten(1).T
+    x = visual.ln_pre(torch.cat([visual.class_embedding[None], patches]) + visual.positional_embedding)
+    *blocks, last = visual.transformer.resblocks
+    for block in blocks:
+        x = run_block(block, x, lambda t: everything)
+    whole = run_block(last, x, lambda t: everything)
+    local = whole if last_block is None else run_block(last, x, last_block)
+    return visual.ln_post(whole[0]), visual.ln_post(local[1:])
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    clip = CLIP(64, 32, 8, 64, 2, 64, 2)
+    path = tmp_path_factory.mktemp("clip") / "tiny.safetensors"
+    save_file(clip.state_dict(), path)
+    return str(path)
+
+
+@pytest.fixture
+def build(weights, tiny_values):
+    """Function (trainer, its settings) -> (trainer, images); class names of two lengths come from the squares."""
+
+    def make(name, **settings):
+        cfg = get_cfg_default()
+        TRAINER_REGISTRY.extend_cfg(cfg)
+        pixels = {"SIZE": (32, 32), "PIXEL_MEAN": list(PIXEL_MEAN), "PIXEL_STD": list(PIXEL_STD)}
+        values = {f"INPUT.{key}": value for key, value in pixels.items()} | {"MODEL.BACKBONE.NAME": weights}
+        settings = {f"TRAINER.{name.upper()}.{key}": value for key, value in {"PREC": "fp32", **settings}.items()}
+        merge_pairs(cfg, {**tiny_values, **values, **settings, "TRAINER.NAME": name, "DATASET.NUM_SHOTS": 2})
+        set_random_seed(1)
+        trainer = build_trainer(cfg)
+        with torch.no_grad():  # away from where it starts, so that every part counts
+            for parameter in trainer.model.learned.parameters():
+                parameter.add_(0.05 * torch.randn_like(parameter))
+        return trainer, torch.randn(IMAGES, 3, 32, 32)
+
+    return make
+
+
+def computed(trainer, images):
+    """The trainer's losses as floats and its scores."""
+    text = trainer.model.encode_text()
+    match = trainer.model(images, text)
+    set_random_seed(7)
+    losses = trainer.losses(match, TARGETS, text)
+    return {name: loss.item() for name, loss in losses.items()}, trainer.scores(match)
+
+
+def names_of(trainer):
+    return [trainer.lab2cname[label] for label in sorted(trainer.lab2cname)]
+
+
+def cross_entropy(scores):
+    """Mean over images of -log softmax at the target, by sums of exponentials."""
+    total = 0.0
+    for row, target in zip(scores.tolist(), TARGETS.tolist(), strict=True):
+        total += math.log(sum(math.exp(value) for value in row)) - row[target]
+    return total / len(TARGETS)
+
+
+def close(ours, slow):
+    torch.testing.assert_close(torch.as_tensor(ours), torch.as_tensor(slow), rtol=1e-5, atol=1e-5, check_dtype=False)
+
+
+@torch.no_grad()
+def cosines(clip, images, text, tokens=None):
+    """(B, C) cosines of the images, or (P, C) of one image's patch tokens, with normalised text features."""
+    features = [image_tokens(clip, image)[0] for image in images] if tokens is None else tokens
+    features = [normalise(feature @ clip.visual.proj) for feature in features]
+    return torch.tensor(
+        [[sum(a * b for a, b in zip(f.tolist(), t.tolist(), strict=True)) for t in text] for f in features]
+    )
+
+
+@torch.no_grad()
+def texts(clip, contexts, names):
+    return [text_feature(clip, context, name) for context, name in zip(contexts, names, strict=True)]
+
+
+def shared(trainer, prompts, m=0):
+    return [prompts.context[m]] * trainer.num_classes
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("csc", [False, True])
+def test_coop(build, csc):
+    trainer, images = build("CoOp", N_CTX=3, CSC=csc)
+    clip, context = trainer.model.clip, trainer.model.learned.context
+    contexts = [context[c, 0] for c in range(4)] if csc else shared(trainer, trainer.model.learned)
+    text = texts(clip, contexts, [f"{name}." for name in names_of(trainer)])
+    scores = clip.logit_scale.exp() * cosines(clip, images, text)
+    losses, ours = computed(trainer, images)
+    close(ours, scores)
+    close(losses["ce"], cross_entropy(scores))
+
+
+@torch.no_grad()
+def test_cocoop(build):
+    trainer, images = build("CoCoOp")
+    clip, learned = trainer.model.clip, trainer.model.learned
+    scores = []
+    for image in images:
+        feature = normalise(image_tokens(clip, image)[0] @ clip.visual.proj)
+        hidden = learned["meta_net"][0].weight @ feature + learned["meta_net"][0].bias
+        shift = learned["meta_net"][2].weight @ hidden.clamp(min=0) + learned["meta_net"][2].bias
+        contexts = [learned["prompts"].context[0] + shift] * 4
+        text = texts(clip, contexts, [f"{name}." for name in names_of(trainer)])
+        scores.append(clip.logit_scale.exp() * cosines(clip, [image], text)[0])
+    losses, ours = computed(trainer, images)
+    close(ours, torch.stack(scores))
+    close(losses["ce"], cross_entropy(torch.stack(scores)))
+
+
+@torch.no_grad()
+def hand_written(trainer):
+    empty = trainer.model.clip.token_embedding.weight[:0]
+    return [text_feature(trainer.model.clip, empty, f"a photo of a {name}.") for name in names_of(trainer)]
+
+
+@torch.no_grad()
+def test_kgcoop(build):
+    trainer, images = build("KgCoOp", W=3.0)
+    clip = trainer.model.clip
+    text = texts(clip, shared(trainer, trainer.model.learned), [f"{name}." for name in names_of(trainer)])
+    distance = sum(
+        sum((a - b) ** 2 for a, b in zip(learned.tolist(), fixed.tolist(), strict=True))
+        for learned, fixed in zip(text, hand_written(trainer), strict=True)
+    )
+    scores = clip.logit_scale.exp() * cosines(clip, images, text)
+    losses, ours = computed(trainer, images)
+    close(ours, scores)
+    close(losses["ce"], cross_entropy(scores))
+    close(losses["kg"], 3.0 * distance / 4)
+
+
+@pytest.mark.parametrize("conflict", [True, False])
+def test_prograd(build, conflict):
+    trainer, images = build("ProGrad", N_CTX=3, LAMBDA=0.5)
+    clip, prompts = trainer.model.clip, trainer.model.learned
+    names = [f"{name}." for name in names_of(trainer)]
+    with torch.no_grad():
+        features = [normalise(image_tokens(clip, image)[0] @ clip.visual.proj) for image in images]
+        zero_shot = clip.logit_scale.exp() * cosines(clip, images, hand_written(trainer))
+    targets = zero_shot.argmin(dim=1) if conflict else zero_shot.argmax(dim=1)
+    context = prompts.context.detach().clone().requires_grad_()
+    text = [text_feature(clip, context[0], name) for name in names]
+    scores = clip.logit_scale.exp() * torch.stack([torch.stack([f @ t for t in text]) for f in features])
+    log_p, log_q = scores.log_softmax(dim=1), zero_shot.log_softmax(dim=1)
+    ce = -sum(log_p[i, t] for i, t in enumerate(targets)) / IMAGES
+    kl = (log_q.exp() * (log_q - log_p)).sum() / IMAGES
+    learned_text = trainer.model.encode_text()
+    match = trainer.model(images, learned_text)
+    losses = trainer.losses(match, targets, learned_text)
+    close(trainer.scores(match).detach(), scores.detach())
+    close([losses["ce"].item(), losses["kl"].item()], [ce.item(), kl.item()])
+
+    descent, guide = (torch.autograd.grad(loss, context, retain_graph=True)[0] for loss in (ce, kl))
+    along = (descent * guide).sum() / (guide * guide).sum()
+    assert (along < 0) == conflict
+    expected = descent - 0.5 * along * guide if conflict else descent
+    before = prompts.context.detach().clone()
+    trainer.optim.param_groups[0]["lr"] = 1.0
+    trainer.step(losses)
+    weight_decay = trainer.cfg.OPTIM.WEIGHT_DECAY * before
+    close(before - prompts.context.detach(), expected + weight_decay)
+
+
+@torch.no_grad()
+def test_plot_with_plans_of_pot(build):
+    trainer, images = build("PLOT", N=3, N_CTX=2)
+    clip, prompts = trainer.model.clip, trainer.model.learned
+    names = [f"{name}." for name in names_of(trainer)]
+    text = [texts(clip, shared(trainer, prompts, m), names) for m in range(3)]
+    scores = torch.zeros(IMAGES, 4)
+    for b, image in enumerate(images):
+        tokens = image_tokens(clip, image)[1]
+        by_prompt = [cosines(clip, None, text[m], tokens) for m in range(3)]  # (P, C) each
+        for c in range(4):
+            s = torch.stack([by_prompt[m][:, c] for m in range(3)], dim=1).double().numpy()
+            plan = ot.sinkhorn([1 / 16] * 16, [1 / 3] * 3, 1 - s, reg=0.1, method="sinkhorn_log", stopThr=1e-12)
+            scores[b, c] = 1 - (plan * (1 - s)).sum()  # 1 - the transport distance
+    losses, ours = computed(trainer, images)
+    close(ours, clip.logit_scale.exp() * scores)
+    close(losses["ce"], cross_entropy(clip.logit_scale.exp() * scores))
+
+
+@torch.no_grad()
+def test_locoop(build):
+    trainer, images = build("LoCoOp", N_CTX=2, TOPK=2, LAMBDA=0.5)
+    clip, scale = trainer.model.clip, trainer.model.clip.logit_scale.exp()
+    text = texts(clip, shared(trainer, trainer.model.learned), [f"{name}." for name in names_of(trainer)])
+    entropies = []
+    for image, target in zip(images, TARGETS.tolist(), strict=True):
+        for row in cosines(clip, None, text, image_tokens(clip, image, last_block=lambda t: [t])[1]):
+            p = [math.exp(scale * value) for value in row]
+            p = [value / sum(p) for value in p]
+            if target not in sorted(range(4), key=lambda c: -p[c])[:2]:  # noqa: B023 (used at once)
+                entropies.append(-sum(value * math.log(value) for value in p))
+    assert 0 < len(entropies) < IMAGES * 16
+    scores = scale * cosines(clip, images, text)
+    losses, ours = computed(trainer, images)
+    close(ours, scores)
+    close(losses["ce"], cross_entropy(scores))
+    close(losses["ood"], -0.5 * sum(entropies) / len(entropies))
+
+
+def test_locoop_without_nuisances_has_no_entropy(build):
+    trainer, images = build("LoCoOp", TOPK=4)
+    assert computed(trainer, images)[0]["ood"] == 0
+
+
+@torch.no_grad()
+def test_gallop(build):
+    trainer, images = build("GalLoP", N_GLOBAL=4, N_LOCAL=2, TOPK=3, PROMPT_DROPOUT=0.5)
+    clip, learned, scale = trainer.model.clip, trainer.model.learned, trainer.model.clip.logit_scale.exp()
+    names = names_of(trainer)
+    t_global = [texts(clip, shared(trainer, learned["global_prompts"], m), names) for m in range(4)]
+    t_local = [texts(clip, shared(trainer, learned["local_prompts"], m), names) for m in range(2)]
+    g = [cosines(clip, images, text) for text in t_global]  # G times (B, C)
+    l = [torch.zeros(IMAGES, 4) for _ in range(2)]  # noqa: E741
+    for b, image in enumerate(images):
+        tokens = image_tokens(clip, image, last_block=lambda t: [t])[1] @ learned["projection"].weight.T
+        for n, k in enumerate((3, 6)):
+            s = cosines(clip, None, t_local[n], tokens)
+            for c in range(4):
+                l[n][b, c] = sum(sorted(s[:, c].tolist(), reverse=True)[:k]) / k
+    losses, ours = computed(trainer, images)
+    close(ours, scale * (sum(g) / 4 + sum(l) / 2) / 2)
+    close(losses["local"], sum(cross_entropy(scale * l[n]) for n in range(2)) / 2)
+    set_random_seed(7)
+    drawn = torch.randint(4, (IMAGES, 2)).tolist()
+    total = 0.0
+    for b, target in enumerate(TARGETS.tolist()):
+        for m in drawn[b]:
+            row = scale * g[m][b]
+            total -= row.log_softmax(dim=0)[target].item() / (2 * IMAGES)
+    close(losses["global"], total)
+
+
+@pytest.mark.parametrize(
+    "name, settings, message",
+    [
+        ("GalLoP", {"TOPK": 5}, "4 scales of 5 patches each are not within the 16"),
+        ("GalLoP", {"N_LOCAL": 0}, "at least 1 global and 1 local prompt"),
+        ("LoCoOp", {"TOPK": 5}, "TOPK must be 1 to 4 classes, or 0 for a fifth: 5"),
+        ("PLOT", {"EPS": 0.0}, "eps must be positive"),
+        ("ProGrad", {"PREC": "amp"}, "PREC must be fp32"),
+    ],
+)
+def test_impossible_settings_are_told(build, name, settings, message):
+    with pytest.raises(ValueError, match=message):
+        build(name, **settings)
