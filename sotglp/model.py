@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from sotglp.clip import STREAMS
 from sotglp.matching import on_support, own_support, similarities, sparse_support
 from sotglp.prompted import PromptedCLIP
 from sotglp.prompts import Prompts, context_from_text, orthogonal_contexts, xavier_contexts
@@ -62,7 +63,8 @@ class SOTGLP(PromptedCLIP):
         support="shared",
         plan="balanced",
     ):
-        for value, allowed in ((local_init, LOCAL_INITS), (support, SUPPORTS), (plan, PLANS)):
+        chosen = {local_init: LOCAL_INITS, local: STREAMS, support: SUPPORTS, plan: PLANS}
+        for value, allowed in chosen.items():
             if value not in allowed:
                 raise ValueError(f"{value!r} is not one of {', '.join(allowed)}")
         if min(n_global, n_local) < 0 or n_global + n_local == 0:
