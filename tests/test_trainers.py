@@ -59,6 +59,24 @@ def test_sotglp_from_training_to_evaluation(train, tmp_path):
     assert checkpoint.stat().st_size < 500_000
 
 
+BASELINES = ("CoCoOp", "KgCoOp", "ProGrad", "PLOT", "LoCoOp", "GalLoP")
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_baseline_from_training_to_evaluation(train, tmp_path, name):
+    recipe = ["--config-file", f"configs/trainers/{name}/default.yaml"]
+    results = train(name, "first", *recipe)
+    loaded = train(name, "eval", *recipe, "--eval-only", "--model-dir", str(tmp_path / "first"), "--load-epoch", "2")
+    assert loaded["metrics"] == results["metrics"]
+
+
+def test_an_ensemble_of_templates_is_another_zero_shot_clip(train):
+    one, several = (
+        train(name, name, "--eval-only", options=["TEST.SPLIT", "val"]) for name in ("ZeroshotCLIP", "ZeroshotCLIP2")
+    )
+    assert one["metrics"]["accuracy"] != several["metrics"]["accuracy"] > 15  # of 10 classes
+
+
 def test_sotglp_learns(train):
     """A minute of training is not needed to leave the zero-shot CLIP behind."""
     options = ["DATASET.NUM_SHOTS", "16", "OPTIM.MAX_EPOCH", "15", "OPTIM.NAME", "sgd", "OPTIM.LR", "0.05"]
