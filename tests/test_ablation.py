@@ -1,10 +1,15 @@
 """What SOT-GLP is without each of its parts, against slow references."""
 
+from pathlib import Path
+
 import numpy as np
 import ot
 import pytest
 import torch
 
+import train
+from dassl.config import flatten
+from scripts.run import make_runs, read_methods
 from sotglp import SOTGLP, draw_prompts, predict, sotglp_loss
 from sotglp.clip import CLIP
 from sotglp.matching import on_support, own_support
@@ -116,3 +121,14 @@ def test_the_stream_of_the_patches_is_chosen(clip):
 def test_unknown_parts_are_refused(clip, option, message):
     with pytest.raises(ValueError, match=message):
         run(clip, **option)
+
+
+def test_each_row_of_the_ablation_differs_by_its_named_switch_alone():
+    methods = read_methods(Path("configs/comparisons/ablation.yaml"))
+    runs = make_runs(list(methods.values()), ["fashion_mnist"], [16], seeds=[1])
+    base, *rows = ({**flatten(train.setup_cfg(train.parse_args(run.arguments))), "OUTPUT_DIR": ""} for run in runs)
+    assert len({run.folder for run in runs}) == len(runs) > 15
+    for row, run in zip(rows, runs[1:], strict=True):
+        changed = {key: row[key] for key in base if row[key] != base[key]}
+        key, value = run.method.options
+        assert {name: str(value) for name, value in changed.items()} == {key: value}, run.method.name

@@ -1,0 +1,174 @@
+"""Pictures of finished runs, which scripts.table and scripts.compare write beside their tables.
+
+table.png        bars of accuracy
+shots.png        accuracy over the number of shots, if there are several
+seconds.png      accuracy over the seconds of a run
+ood.png          accuracy over OOD detection, if the runs have an ood.json
+
+Pictures of several data sets show averages over them; those without an axis for shots, the largest number of them.
+A method lacks where one of its runs does.
+"""
+
+import numpy as np
+from matplotlib.figure import Figure
+from sklearn.isotonic import isotonic_regression
+
+from scripts.run import unique
+from scripts.table import average, title
+
+OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # without the pale yellow
+MARKERS = "osD^vP*"
+
+
+def styles(groups):
+    """{method: colour and marker}; the first 49 pairs differ."""
+    methods = unique(group.method for group in groups)
+    return {
+        method: {"color": OKABE_ITO[i % 7], "marker": MARKERS[(i + i // 7) % 7]} for i, method in enumerate(methods)
+    }
+
+
+def summary(groups, shots, metric="accuracy"):
+    """{method: Cell} of the average over data sets, for the methods whose runs are all finished."""
+    cells = {}
+    for method in unique(group.method for group in groups):
+        of_method = [group for group in groups if group.method == method and group.shots == shots]
+        result = average(of_method, metric) if of_method else None
+        if result and result.mean is not None:
+            cells[method] = result
+    return cells
+
+
+def spread(values, gap, low, high):
+    """Positions near values, which no two are closer than the gap, all from low to high if there is room.
+
+    Args:
+        values: numbers in any order.
+
+    Returns:
+        as many positions, in the values' order; the sum of their squared distances is the least possible.
+    """
+    order = np.argsort(values, kind="stable")
+    steps = gap * np.arange(len(values))
+    high = max(low, high - gap * (len(values) - 1))
+    positions = np.empty(len(values))
+    positions[order] = isotonic_regression(np.asarray(values, float)[order] - steps, y_min=low, y_max=high) + steps
+    return positions
+
+
+def label_at_right(axes, points, look):
+    """Write methods' names in a column at the right, each joined to its point {method: (x, y)} by a thin line."""
+    low, high = axes.get_ylim()
+    lines = axes.get_window_extent().height / axes.figure.dpi * 72 / 11  # of a name with 9 points
+    heights = [y for _, y in points.values()]
+    for (method, (x, y)), height in zip(points.items(), spread(heights, (high - low) / lines, low, high), strict=True):
+        axes.annotate(
+            method.name,
+            (x, y),
+            (1.04, (height - low) / (high - low)),
+            textcoords="axes fraction",
+            fontsize=9,
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": look[method]["color"], "linewidth": 0.6, "relpos": (0, 0.5)},
+        )
+
+
+def new_axes(groups, height):
+    figure = Figure(figsize=(7, height), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(title(groups), fontsize=11)
+    return figure, axes
+
+
+def height_for_labels(groups):
+    """Inches in which the methods' names fit below each other."""
+    return max(4.0, 0.2 * len(styles(groups)) + 1)
+
+
+def accuracy_label(groups):
+    datasets = unique(group.dataset for group in groups)
+    return "accuracy in %" + (", average over data sets" if len(datasets) > 1 else "")
+
+
+def draw_bars(groups, path):
+    """Accuracy of each method as a bar, its standard deviation over seeds as a whisker."""
+    cells = summary(groups, groups[0].shots)
+    figure, axes = new_axes(groups, 0.4 * len(cells) + 1.3)
+    look = styles(groups)
+    whiskers = [cell.deviation or 0 for cell in cells.values()]
+    names = [method.name for method in cells]
+    colours = [look[method]["color"] for method in cells]
+    axes.barh(names, [cell.mean for cell in cells.values()], xerr=whiskers, color=colours, capsize=3)
+    for i, cell in enumerate(cells.values()):
+        axes.text(cell.mean + whiskers[i] + 0.8, i, cell.text(), va="center")
+    axes.set_xlabel(f"{accuracy_label(groups)}\n(mean and standard deviation over seeds)")
+    axes.set_xlim(0, 1.25 * max(cell.mean + whisker for cell, whisker in zip(cells.values(), whiskers, strict=True)))
+    axes.set_ylim(len(cells) - 0.4, -0.6)
+    figure.savefig(path, dpi=150)
+
+
+def draw_shots(groups, path):
+    """Accuracy over the number of shots, a line for each method."""
+    figure, axes = new_axes(groups, height_for_labels(groups))
+    look, ends = styles(groups), {}
+    all_shots = sorted(unique(group.shots for group in groups))
+    summaries = {shots: summary(groups, shots) for shots in all_shots}
+    for method in look:
+        points = [(shots, cells[method]) for shots, cells in summaries.items() if method in cells]
+        if points:
+            shots, cells = zip(*points, strict=True)
+            deviations = [cell.deviation or 0 for cell in cells]
+            axes.errorbar(shots, [cell.mean for cell in cells], deviations, **look[method], capsize=3, linewidth=1.5)
+            ends[method] = (shots[-1], cells[-1].mean)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(all_shots, [str(shots) for shots in all_shots])
+    axes.minorticks_off()
+    axes.set(xlabel="images per class", ylabel=accuracy_label(groups))
+    label_at_right(axes, ends, look)
+    figure.savefig(path, dpi=150)
+
+
+def draw_scatter(groups, x, xlabel, path):
+    """Accuracy over another quantity x, {method: value}, a labelled point for each method."""
+    figure, axes = new_axes(groups, height_for_labels(groups))
+    look, cells = styles(groups), summary(groups, groups[0].shots)
+    points = {method: (x[method], cell.mean) for method, cell in cells.items() if method in x}
+    for method, point in points.items():
+        axes.errorbar(*point, cells[method].deviation, **look[method], capsize=3, markersize=7)
+    values = [value for value, _ in points.values()]
+    if max(values) > 10 * min(values):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+    axes.set(xlabel=xlabel, ylabel=accuracy_label(groups))
+    label_at_right(axes, points, look)
+    figure.savefig(path, dpi=150)
+
+
+def mean_seconds(groups):
+    """{method: mean seconds of a run} over the data sets."""
+    seconds = {}
+    for method in unique(group.method for group in groups):
+        values = [group.seconds for group in groups if group.method == method and group.runs]
+        if values:
+            seconds[method] = float(np.mean(values))
+    return seconds
+
+
+def draw_all(groups, out):
+    """Write the pictures of groups into a folder, and print their names."""
+    largest = max(group.shots for group in groups)
+    at_largest = [group for group in groups if group.shots == largest]
+    names = []
+    if summary(at_largest, largest):
+        draw_bars(at_largest, out / "table.png")
+        draw_scatter(at_largest, mean_seconds(at_largest), "seconds of a run", out / "seconds.png")
+        names += ["table.png", "seconds.png"]
+    if len({group.shots for group in groups}) > 1:
+        draw_shots(groups, out / "shots.png")
+        names.append("shots.png")
+    aurocs = {method: cell.mean for method, cell in summary(at_largest, largest, "ood_auroc").items()}
+    if aurocs:
+        draw_scatter(at_largest, aurocs, "AUROC of OOD detection in %", out / "ood.png")
+        names.append("ood.png")
+    print(f"Pictures: {', '.join(names) or 'none, as no method has all its runs'}")
