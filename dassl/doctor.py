@@ -15,7 +15,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import package_versions
 
-OURS = {"trainers.sotglp", "trainers.coop", "trainers.zsclip"}
+OURS = ("sotglp", "zsclip", "coop", "cocoop", "kgcoop", "prograd", "plot", "locoop", "gallop")  # files in trainers/
 
 
 def try_import(name):
@@ -57,7 +57,8 @@ def describe_trainers():
     ours, others = [], []
     for name in TRAINER_REGISTRY.registered_names():
         module = TRAINER_REGISTRY.get(name).__module__
-        ours.append(name) if module in OURS else others.append(f"{name} ({module.replace('.', '/')}.py)")
+        is_ours = module.removeprefix("trainers.") in OURS
+        ours.append(name) if is_ours else others.append(f"{name} ({module.replace('.', '/')}.py)")
     return ", ".join(ours) or "none", ", ".join(others) or "none"
 
 
