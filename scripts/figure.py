@@ -90,7 +90,7 @@ def main(argv=None):
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     picture = picture.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BICUBIC)
-    patches = round((len(trainer.model.clip.visual.positional_embedding) - 1) ** 0.5)
+    patches = round(trainer.model.clip.visual.n_patches**0.5)
     path = args.out or args.run / "prompts.png"
     draw(picture, trainer.lab2cname[label], support, share, patches, path)
     print(f"Predicted {trainer.lab2cname[label]!r}; the figure is {path}")

@@ -90,6 +90,11 @@ class ImageTower(nn.Module):
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Parameter(torch.empty(width, embed_dim))
 
+    @property
+    def n_patches(self):
+        """P."""
+        return len(self.positional_embedding) - 1
+
     def forward(self, images, local="vv"):
         """Class token (B, W) and patch tokens (B, P, W), None without ``local``; both after ln_post, before proj.
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from sotglp.clip import STREAMS
 from sotglp.matching import on_support, own_support, similarities, sparse_support
-from sotglp.prompted import PromptedCLIP
+from sotglp.prompted import PromptedCLIP, identity_projection
 from sotglp.prompts import Prompts, context_from_text, orthogonal_contexts, xavier_contexts
 from sotglp.transport import transport_plan, unbalanced_plan, uniform_plan
 
@@ -69,12 +69,11 @@ class SOTGLP(PromptedCLIP):
                 raise ValueError(f"{value!r} is not one of {', '.join(allowed)}")
         if min(n_global, n_local) < 0 or n_global + n_local == 0:
             raise ValueError(f"at least 1 global or local prompt is needed, not {n_global} and {n_local}")
-        n_patches = len(clip.visual.positional_embedding) - 1
+        n_patches = clip.visual.n_patches
         # These refuse an impossible K or eps now, not after the first images.
         sparse_support(torch.zeros(1, n_patches, 1, 1), topk or n_patches)
         transport_plan(torch.zeros(1, 1), eps)
         words = context_from_text(clip, context)
-        width = clip.visual.proj.shape[0]
         learned = nn.ModuleDict()
         if n_global:
             learned["global_prompts"] = Prompts(clip, names, words.expand(n_global, -1, -1))
@@ -82,8 +81,7 @@ class SOTGLP(PromptedCLIP):
             contexts = LOCAL_INITS[local_init](len(names), n_local, *words.shape)
             learned["local_prompts"] = Prompts(clip, names, contexts)
         if n_local and projection:
-            learned["projection"] = nn.Linear(width, width, bias=False)
-            nn.init.eye_(learned["projection"].weight)
+            learned["projection"] = identity_projection(clip)
         super().__init__(clip, learned, local if n_local else None)
         self.topk, self.support, self.plan = topk or n_patches, SUPPORTS[support], partial(PLANS[plan], eps=eps)
 

@@ -60,6 +60,14 @@ class PromptedCLIP(nn.Module):
         return self.clip.logit_scale.exp()
 
 
+class AnchoredSimilarities(NamedTuple):
+    """Similarities of the learned prompt, and those of the one that stands still."""
+
+    g: torch.Tensor  # (B, C, 1)
+    s: None
+    anchor: torch.Tensor  # (B, C)
+
+
 class AnchoredCLIP(PromptedCLIP):
     """A prompt learned beside one that stands still: text features (C, 2, D), the learned ones first.
 
@@ -72,3 +80,15 @@ class AnchoredCLIP(PromptedCLIP):
 
     def encode_text(self):
         return torch.stack([self.learned(self.clip)[:, 0], self.anchor], dim=1)
+
+    def match(self, features, text):
+        g = super().match(features, text).g  # (B, C, 2)
+        return AnchoredSimilarities(g[..., :1], None, g[..., 1])
+
+
+def identity_projection(clip):
+    """A W x W matrix for patch tokens, as a layer without bias; at first the identity."""
+    width = len(clip.visual.proj)
+    layer = nn.Linear(width, width, bias=False)
+    nn.init.eye_(layer.weight)
+    return layer

@@ -6,12 +6,14 @@ Of the library this module alone needs a toolbox, and takes whichever `dassl` is
 from collections import defaultdict
 
 import torch
+import torch.nn.functional as F
 
 from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from sotglp.backbones import load_clip
 from sotglp.precision import MixedPrecision
+from sotglp.prompts import Prompts, start_contexts, with_stops
 
 
 class CLIPTrainer(TrainerX):
@@ -19,7 +21,7 @@ class CLIPTrainer(TrainerX):
 
     A method names its node of the configuration in NODE, and writes
         make_model(clip, names)         a sotglp.PromptedCLIP, of which `learned` is trained and saved
-        losses(match, targets, text)    {name: term} of the loss, which is their sum
+        losses(match, targets, text)    {name: term} of the loss, their sum; the cross-entropy of the scores by default
         scores(match)                   (B, C), of which the largest is predicted; the image's cosines by default
         branches(match)                 {name: scores} whose accuracies are told beside it
     where `match` is what the model makes of a batch of images and `text`.
@@ -48,8 +50,12 @@ class CLIPTrainer(TrainerX):
     def make_model(self, clip, names):
         raise NotImplementedError
 
+    def shared_prompts(self, clip, names, n_prompts=1):
+        """Prompts as CoOp's are: contexts shared by the classes, of the node's N_CTX and CTX_INIT, and full stops."""
+        return Prompts(clip, with_stops(names), start_contexts(clip, n_prompts, self.node.N_CTX, self.node.CTX_INIT))
+
     def losses(self, match, targets, text):
-        raise NotImplementedError
+        return {"ce": F.cross_entropy(self.scores(match), targets)}
 
     def scores(self, match):
         return self.model.logit_scale * match.g.float().mean(dim=-1)

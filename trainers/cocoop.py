@@ -1,14 +1,12 @@
 """CoCoOp: a context that depends on the image."""
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from yacs.config import CfgNode as CN
 
 from dassl.engine import TRAINER_REGISTRY
-from sotglp import PromptedCLIP, Prompts
+from sotglp import PromptedCLIP
 from sotglp.prompted import Similarities
-from sotglp.prompts import start_contexts, with_stops
 from sotglp.trainer import CLIPTrainer
 
 PROMPTS_AT_A_TIME = 1000  # of all images and classes; bounds the memory
@@ -50,8 +48,4 @@ class CoCoOp(CLIPTrainer):
         node.PREC = "fp16"  # fp32, amp or fp16
 
     def make_model(self, clip, names):
-        context = start_contexts(clip, 1, self.node.N_CTX, self.node.CTX_INIT)
-        return ConditionalCLIP(clip, Prompts(clip, with_stops(names), context))
-
-    def losses(self, match, targets, text):
-        return {"ce": F.cross_entropy(self.scores(match), targets)}
+        return ConditionalCLIP(clip, self.shared_prompts(clip, names))

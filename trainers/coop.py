@@ -1,6 +1,5 @@
 """CoOp: a learned context in front of the class names."""
 
-import torch.nn.functional as F
 from yacs.config import CfgNode as CN
 
 from dassl.engine import TRAINER_REGISTRY
@@ -33,6 +32,3 @@ class CoOp(CLIPTrainer):
         if node.CSC:
             context = context.unsqueeze(1)  # (C, 1, T, W)
         return PromptedCLIP(clip, Prompts(clip, with_stops(names), context, node.CLASS_TOKEN_POSITION))
-
-    def losses(self, match, targets, text):
-        return {"ce": F.cross_entropy(self.scores(match), targets)}

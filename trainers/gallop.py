@@ -8,6 +8,7 @@ from yacs.config import CfgNode as CN
 from dassl.engine import TRAINER_REGISTRY
 from sotglp import Match, PromptedCLIP, Prompts, context_from_text, draw_prompts, kept_prompts
 from sotglp.matching import similarities
+from sotglp.prompted import identity_projection
 from sotglp.trainer import CLIPTrainer
 
 
@@ -19,16 +20,15 @@ class GlobalLocalCLIP(PromptedCLIP):
     """
 
     def __init__(self, clip, names, n_global, n_local, context, step):
-        n_patches, width = len(clip.visual.positional_embedding) - 1, len(clip.visual.proj)
-        if not 1 <= step * n_local <= n_patches:
-            raise ValueError(f"{n_local} scales of {step} patches each are not within the {n_patches} of an image")
+        if not 1 <= step * n_local <= clip.visual.n_patches:
+            patches = f"the {clip.visual.n_patches} of an image"
+            raise ValueError(f"{n_local} scales of {step} patches each are not within {patches}")
         words = context_from_text(clip, context)
         learned = {
             "global_prompts": Prompts(clip, names, words.expand(n_global, -1, -1)),
             "local_prompts": Prompts(clip, names, words.expand(n_local, -1, -1)),
-            "projection": nn.Linear(width, width, bias=False),
+            "projection": identity_projection(clip),
         }
-        nn.init.eye_(learned["projection"].weight)
         super().__init__(clip, nn.ModuleDict(learned), local="value")
         self.scales = [step * (n + 1) for n in range(n_local)]
 

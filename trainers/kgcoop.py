@@ -1,12 +1,10 @@
 """KgCoOp: a learned context held near the hand-written one."""
 
-import torch.nn.functional as F
 from yacs.config import CfgNode as CN
 
 from dassl.engine import TRAINER_REGISTRY
-from sotglp import Prompts
 from sotglp.prompted import AnchoredCLIP
-from sotglp.prompts import encode_names, start_contexts, with_stops
+from sotglp.prompts import encode_names
 from sotglp.templates import template_of
 from sotglp.trainer import CLIPTrainer
 
@@ -26,13 +24,10 @@ class KgCoOp(CLIPTrainer):
         node.PREC = "fp16"  # fp32, amp or fp16
 
     def make_model(self, clip, names):
-        prompts = Prompts(clip, with_stops(names), start_contexts(clip, 1, self.node.N_CTX, self.node.CTX_INIT))
-        return AnchoredCLIP(clip, prompts, encode_names(clip, names, [template_of(self.cfg.DATASET.NAME)]))
+        anchor = encode_names(clip, names, [template_of(self.cfg.DATASET.NAME)])
+        return AnchoredCLIP(clip, self.shared_prompts(clip, names), anchor)
 
     def losses(self, match, targets, text):
         learned, anchor = text.float().unbind(dim=1)
         distance = (learned - anchor).square().sum(dim=-1).mean()
-        return {"ce": F.cross_entropy(self.scores(match), targets), "kg": self.node.W * distance}
-
-    def scores(self, match):
-        return self.model.logit_scale * match.g[..., 0].float()
+        return {**super().losses(match, targets, text), "kg": self.node.W * distance}

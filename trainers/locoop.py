@@ -1,11 +1,9 @@
 """LoCoOp: CoOp whose prompts are pushed away from patches that show no class."""
 
-import torch.nn.functional as F
 from yacs.config import CfgNode as CN
 
 from dassl.engine import TRAINER_REGISTRY
-from sotglp import PromptedCLIP, Prompts
-from sotglp.prompts import start_contexts, with_stops
+from sotglp import PromptedCLIP
 from sotglp.trainer import CLIPTrainer
 
 
@@ -40,9 +38,8 @@ class LoCoOp(CLIPTrainer):
         self.topk = self.node.TOPK or max(len(names) // 5, 1)
         if not 1 <= self.topk <= len(names):
             raise ValueError(f"TRAINER.LOCOOP.TOPK must be 1 to {len(names)} classes, or 0 for a fifth: {self.topk}")
-        context = start_contexts(clip, 1, self.node.N_CTX, self.node.CTX_INIT)
-        return PromptedCLIP(clip, Prompts(clip, with_stops(names), context), local="value")
+        return PromptedCLIP(clip, self.shared_prompts(clip, names), local="value")
 
     def losses(self, match, targets, text):
         entropy = nuisance_entropy(self.model.logit_scale * match.s[..., 0].float(), targets, self.topk)
-        return {"ce": F.cross_entropy(self.scores(match), targets), "ood": -self.node.LAMBDA * entropy}
+        return {**super().losses(match, targets, text), "ood": -self.node.LAMBDA * entropy}

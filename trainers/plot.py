@@ -1,11 +1,9 @@
 """PLOT: several shared prompts, matched with all patches by optimal transport."""
 
-import torch.nn.functional as F
 from yacs.config import CfgNode as CN
 
 from dassl.engine import TRAINER_REGISTRY
-from sotglp import Match, PromptedCLIP, Prompts, transport_plan
-from sotglp.prompts import start_contexts, with_stops
+from sotglp import Match, PromptedCLIP, transport_plan
 from sotglp.trainer import CLIPTrainer
 
 
@@ -44,12 +42,7 @@ class PLOT(CLIPTrainer):
         node.PREC = "fp16"  # fp32, amp or fp16
 
     def make_model(self, clip, names):
-        node = self.node
-        context = start_contexts(clip, node.N, node.N_CTX, node.CTX_INIT)
-        return TransportCLIP(clip, Prompts(clip, with_stops(names), context), node.EPS)
-
-    def losses(self, match, targets, text):
-        return {"ce": F.cross_entropy(self.scores(match), targets)}
+        return TransportCLIP(clip, self.shared_prompts(clip, names, self.node.N), self.node.EPS)
 
     def scores(self, match):
         return self.model.logit_scale * match.l

@@ -4,9 +4,8 @@ import torch.nn.functional as F
 from yacs.config import CfgNode as CN
 
 from dassl.engine import TRAINER_REGISTRY
-from sotglp import Prompts
 from sotglp.prompted import AnchoredCLIP
-from sotglp.prompts import encode_names, start_contexts, with_stops
+from sotglp.prompts import encode_names
 from sotglp.templates import template_of
 from sotglp.trainer import CLIPTrainer
 
@@ -34,16 +33,14 @@ class ProGrad(CLIPTrainer):
             raise ValueError(f"TRAINER.PROGRAD.PREC must be fp32, got {cfg.TRAINER.PROGRAD.PREC!r}")
 
     def make_model(self, clip, names):
-        prompts = Prompts(clip, with_stops(names), start_contexts(clip, 1, self.node.N_CTX, self.node.CTX_INIT))
-        return AnchoredCLIP(clip, prompts, encode_names(clip, names, [template_of(self.cfg.DATASET.NAME)]))
+        anchor = encode_names(clip, names, [template_of(self.cfg.DATASET.NAME)])
+        return AnchoredCLIP(clip, self.shared_prompts(clip, names), anchor)
 
     def losses(self, match, targets, text):
-        learned, zero_shot = (self.model.logit_scale * match.g).log_softmax(dim=1).unbind(dim=-1)
-        divergence = F.kl_div(learned, zero_shot, log_target=True, reduction="batchmean")
-        return {"ce": F.nll_loss(learned, targets), "kl": divergence}
+        learned, zero_shot = self.scores(match), self.model.logit_scale * match.anchor
+        log_p, log_q = (logits.log_softmax(dim=1) for logits in (learned, zero_shot))
+        divergence = F.kl_div(log_p, log_q, log_target=True, reduction="batchmean")
+        return {**super().losses(match, targets, text), "kl": divergence}
 
     def step(self, losses):
         self.prograd_backward_and_update(losses["ce"], losses["kl"], self.node.LAMBDA)
-
-    def scores(self, match):
-        return self.model.logit_scale * match.g[..., 0].float()
