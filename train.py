@@ -16,7 +16,7 @@ import yaml
 
 import datasets  # noqa: F401 (registers the readers)
 import trainers  # noqa: F401 (registers the trainers)
-from dassl.config import flatten, get_cfg_default, merge_file, merge_pairs
+from dassl.config import flatten, get_cfg_default, merge_file, merge_pairs, read_flat
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import (
@@ -99,21 +99,27 @@ def has_checkpoint(directory):
     return bool(glob.glob(osp.join(glob.escape(directory), "*", "checkpoint")))
 
 
+def changed_settings(cfg, directory, free=FREE_KEYS):
+    """What a run in a folder was made with, against `cfg`: "KEY old -> new, ..."; "" if all is as it was.
+
+    Args:
+        free: starts of the keys that may differ.
+    """
+    fpath = osp.join(directory, "config.yaml")
+    if not osp.isfile(fpath):
+        return ""
+    old, new = read_flat(fpath), flatten(yaml.safe_load(cfg.dump()))
+    name = cfg.DATASET.NAME
+    if name in DATASET_REGISTRY.registered_names() and DATASET_REGISTRY.get(name).dataset_dir == "":
+        free = tuple(key for key in free if key != "DATASET.ROOT")  # a user's own images: the root is the data set
+    changed = [key for key in old if key in new and old[key] != new[key] and not key.startswith(free)]
+    return ", ".join(f"{key} {old[key]} -> {new[key]}" for key in changed)
+
+
 def check_same_run(cfg):
     """Refuse to continue a run with other settings: its results would be those of neither."""
     directory = cfg.RESUME or cfg.OUTPUT_DIR
-    fpath = osp.join(directory, "config.yaml")
-    if not has_checkpoint(directory) or not osp.isfile(fpath):
-        return
-    with open(fpath, encoding="utf-8") as file:
-        old = flatten(yaml.safe_load(file))
-    new = flatten(yaml.safe_load(cfg.dump()))
-    free, name = FREE_KEYS, cfg.DATASET.NAME
-    if name in DATASET_REGISTRY.registered_names() and DATASET_REGISTRY.get(name).dataset_dir == "":
-        free = tuple(key for key in FREE_KEYS if key != "DATASET.ROOT")  # a user's own images: the root is the data set
-    changed = [key for key in old if key in new and old[key] != new[key] and not key.startswith(free)]
-    if changed:
-        changes = ", ".join(f"{key} {old[key]} -> {new[key]}" for key in changed)
+    if has_checkpoint(directory) and (changes := changed_settings(cfg, directory)):
         raise UserError(f"{directory} holds a run with other settings ({changes}): choose another --output-dir")
 
 

@@ -26,7 +26,6 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import yaml
 from tqdm import tqdm
 
 from scripts import plots, table
@@ -96,36 +95,24 @@ def output_folder(runs, what, prefix):
 
 
 def configurations(runs):
-    """{run: configuration that train.py will have}. Raises ValueError for what train.py would refuse at once."""
+    """{run: configuration that train.py will have}.
+
+    Raises:
+        ValueError: train.py would refuse it at once, or a finished run was made with other settings: it would be
+            shown as what it is not.
+    """
     import train  # takes seconds, and other mistakes are told without it
 
     configs = {run: train.setup_cfg(train.parse_args(run.arguments)) for run in runs}
-    for run, cfg in configs.items():
-        if run.finished:
-            check_same_settings(run, cfg, train.FREE_KEYS)
-        else:
-            train.check_same_run(cfg)
-    return configs
-
-
-def check_same_settings(run, cfg, free_keys):
-    """Raises ValueError if a finished run was made with other settings: it would be shown as what it is not."""
-    from dassl.config import flatten
-    from dassl.data.datasets import DATASET_REGISTRY
-
-    path = run.folder / "config.yaml"
-    if not path.is_file():
-        return
     # What may change while a run is continued, but makes another run of a finished one.
-    free = tuple(key for key in free_keys if key not in ("TEST.", "OPTIM.MAX_EPOCH"))
-    free += () if run.method.trained else ("OPTIM.",)
-    if DATASET_REGISTRY.get(cfg.DATASET.NAME).dataset_dir == "":  # a user's own images: the root is the data set
-        free = tuple(key for key in free if key != "DATASET.ROOT")
-    old, new = flatten(read_yaml(path)), flatten(yaml.safe_load(cfg.dump()))
-    changed = [key for key in old if key in new and old[key] != new[key] and not key.startswith(free)]
-    if changed:
-        changes = ", ".join(f"{key} {old[key]} -> {new[key]}" for key in changed)
-        raise ValueError(f"{run.folder} is finished with other settings ({changes}): set another OUTPUT, or delete it")
+    free = tuple(key for key in train.FREE_KEYS if key not in ("TEST.", "OPTIM.MAX_EPOCH"))
+    for run, cfg in configs.items():
+        if not run.finished:
+            train.check_same_run(cfg)
+        elif changes := train.changed_settings(cfg, run.folder, free if run.method.trained else (*free, "OPTIM.")):
+            told = f"{run.folder} is finished with other settings ({changes})"
+            raise ValueError(f"{told}: set another OUTPUT, or delete it")
+    return configs
 
 
 def jobs_and_threads():
@@ -157,19 +144,18 @@ def execute(runs, jobs, threads):
                     running[run] = run.start(threads, **streams, start_new_session=True), errors
                 sys.stdout.flush()
                 time.sleep(0.05)
-                for run, (process, errors) in list(running.items()):
-                    if process.poll() is not None:
-                        del running[run]
-                        bar.update()
-                        errors.seek(0)
-                        lines = [line for line in errors.read().splitlines() if line.strip()]
-                        if process.returncode:
-                            failed[run] = process.returncode, (lines or ["it said nothing"])[-1].removeprefix("error: ")
-                            continue
-                        for line in lines:  # warnings, which most runs share
-                            if line not in said:
-                                bar.write(line, sys.stderr)
-                        said.update(lines)
+                for run in [run for run, (process, _) in running.items() if process.poll() is not None]:
+                    process, errors = running.pop(run)
+                    bar.update()
+                    errors.seek(0)
+                    lines = [line for line in errors.read().splitlines() if line.strip()]
+                    if process.returncode:
+                        failed[run] = process.returncode, (lines or ["it said nothing"])[-1].removeprefix("error: ")
+                        continue
+                    for line in lines:  # warnings, which most runs share
+                        if line not in said:
+                            bar.write(line, sys.stderr)
+                    said.update(lines)
         finally:
             stop([process for process, _ in running.values()])
     return failed

@@ -9,7 +9,7 @@ from dassl.utils import UserError, similar_names
 
 from .defaults import _C
 
-__all__ = ["clean_cfg", "flatten", "get_cfg_default", "merge_file", "merge_pairs"]
+__all__ = ["clean_cfg", "flatten", "get_cfg_default", "merge_file", "merge_pairs", "read_flat"]
 
 
 def get_cfg_default():
@@ -66,12 +66,12 @@ def merge_pairs(cfg, pairs, allow_new_keys=False):
             raise UserError(f"config key {key} takes a value of type {expected}, got {value!r}") from error
 
 
-def merge_file(cfg, fpath, allow_new_keys=False):
-    """Set `cfg` from a YAML file; `allow_new_keys` as in `merge_pairs`.
+def read_flat(fpath):
+    """The keys and values of a YAML file as `flatten` gives them.
 
     Raises:
         FileNotFoundError: there is no such file.
-        UserError: it is no YAML mapping, names an unknown key, or gives a value of another type.
+        UserError: it is no YAML mapping.
     """
     if not osp.isfile(fpath):
         raise FileNotFoundError(f"no config file at {fpath}")
@@ -82,7 +82,18 @@ def merge_file(cfg, fpath, allow_new_keys=False):
         raise UserError(f"{fpath} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise UserError(f"{fpath} must hold config keys and values, got {type(tree).__name__}")
+    return flatten(tree)
+
+
+def merge_file(cfg, fpath, allow_new_keys=False):
+    """Set `cfg` from a YAML file; `allow_new_keys` as in `merge_pairs`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: it is no YAML mapping, names an unknown key, or gives a value of another type.
+    """
+    pairs = read_flat(fpath)
     try:
-        merge_pairs(cfg, flatten(tree), allow_new_keys)
+        merge_pairs(cfg, pairs, allow_new_keys)
     except UserError as error:
         raise UserError(f"{error} (in {fpath})") from None
