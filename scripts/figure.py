@@ -5,8 +5,6 @@ Without IMAGE it takes one of the test set.
 """
 
 import argparse
-import contextlib
-import io
 import sys
 from pathlib import Path
 
@@ -15,24 +13,16 @@ from matplotlib.figure import Figure
 from PIL import Image, UnidentifiedImageError
 
 import sotglp
-import train
-from dassl.engine import build_trainer
 from dassl.utils import read_image
+from scripts.runs import load_trainer, read_config
 
 
 def load_run(folder):
     """The trainer of a finished run, with its weights. Raises ValueError if it is no run of SOTGLP."""
-    config = folder / "config.yaml"
-    if not config.is_file():
-        raise ValueError(f"{folder} is no run: it has no config.yaml")
-    cfg = train.setup_cfg(train.parse_args(["--config-file", str(config)]))
+    cfg = read_config(folder)
     if cfg.TRAINER.NAME != "SOTGLP":
         raise ValueError(f"{folder} is a run of {cfg.TRAINER.NAME}, which has no local prompts: give one of SOTGLP")
-    with contextlib.redirect_stdout(io.StringIO()):  # the log of the set-up, which the run's own log.txt holds
-        trainer = build_trainer(cfg)
-        trainer.load_model(str(folder), epoch=cfg.OPTIM.MAX_EPOCH)
-    trainer.set_model_mode("eval")
-    return trainer
+    return load_trainer(folder, cfg, cfg.OPTIM.MAX_EPOCH)
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from sotglp.loss import draw_prompts, kept_prompts, sotglp_loss
 from sotglp.model import SOTGLP, Match
 from sotglp.prompted import PromptedCLIP
 from sotglp.prompts import Prompts, context_from_text
-from sotglp.scores import gl_mcm, l_mcm, mcm, predict
+from sotglp.scores import energy, gl_mcm, l_mcm, max_logit, mcm, ood_scores, predict
 from sotglp.transport import transport_plan
 
 __version__ = "0.1.0"
@@ -18,11 +18,14 @@ __all__ = [
     "Prompts",
     "context_from_text",
     "draw_prompts",
+    "energy",
     "gl_mcm",
     "kept_prompts",
     "l_mcm",
     "load_clip",
+    "max_logit",
     "mcm",
+    "ood_scores",
     "predict",
     "sotglp_loss",
     "transport_plan",

@@ -64,7 +64,7 @@ class AnchoredSimilarities(NamedTuple):
     """Similarities of the learned prompt, and those of the one that stands still."""
 
     g: torch.Tensor  # (B, C, 1)
-    s: None
+    s: torch.Tensor | None  # (B, P, C, 1)
     anchor: torch.Tensor  # (B, C)
 
 
@@ -82,8 +82,8 @@ class AnchoredCLIP(PromptedCLIP):
         return torch.stack([self.learned(self.clip)[:, 0], self.anchor], dim=1)
 
     def match(self, features, text):
-        g = super().match(features, text).g  # (B, C, 2)
-        return AnchoredSimilarities(g[..., :1], None, g[..., 1])
+        g, s = super().match(features, text)  # (B, C, 2), (B, P, C, 2)
+        return AnchoredSimilarities(g[..., :1], None if s is None else s[..., :1], g[..., 1])
 
 
 def identity_projection(clip):

@@ -15,15 +15,16 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
 from dassl.config import get_cfg_default
 from dassl.data.transforms import build_transform
+from dassl.metrics import auroc
 from dassl.utils import set_random_seed
 from datasets.emoji import Emoji
 from datasets.fashion_mnist import FashionMNIST
-from sotglp import load_clip
+from sotglp import load_clip, mcm
+from sotglp.prompted import Similarities
 
 
 def config(root, shots=-1):
@@ -73,14 +74,13 @@ def evaluate(weights, root):
         chosen = domains == domain
         result[f"emoji zero-shot, {style}"] = accuracy(features[chosen], texts, labels[chosen])
     result["emoji zero-shot, patches"] = accuracy(patches, texts, labels)
-    others, _ = image_features(clip, emoji.ood, cfg)
+    outside, _ = image_features(clip, emoji.ood, cfg)
     scale = clip.logit_scale.exp()
-    inside, outside = ((scale * f @ texts.T).softmax(dim=1).amax(dim=1) for f in (features, others))
+    # The temperature that makes MCM's softmax CLIP's own.
+    inside, outside = (mcm(Similarities((f @ texts.T)[..., None], None), 1 / scale) for f in (features, outside))
     for kind in sorted({item.classname for item in emoji.ood}):
         chosen = torch.tensor([item.classname == kind for item in emoji.ood])
-        score = torch.cat([inside, outside[chosen]])
-        is_inside = torch.arange(len(score)) < len(inside)
-        result[f"emoji MCM AUROC, {kind}"] = 100 * roc_auc_score(is_inside, score)
+        result[f"emoji MCM AUROC, {kind}"] = auroc(inside, outside[chosen])
 
     fashion = FashionMNIST(cfg)
     labels = torch.tensor([item.label for item in fashion.test])
