@@ -63,15 +63,15 @@ def read_sets(names, root):
 
 
 @torch.no_grad()
-def score_images(trainer, loader, text, temperature, name):
-    """{score: array (images,)} of what a loader reads; in float32, since half precision makes ties.
+def score_images(trainer, batches, temperature, name):
+    """{score: array (images,)} of the images of batches; in float32, since half precision makes ties.
 
     Raises UserError if not one image can be read.
     """
-    model, scores = trainer.model, defaultdict(list)
-    for batch in tqdm(loader, desc=name, leave=False, disable=None):
-        match = model(trainer.parse_batch_test(batch)[0], text)
-        for score, values in ood_scores(match, model.logit_scale, temperature).items():
+    scores = defaultdict(list)
+    for batch in tqdm(batches, desc=name, leave=False, disable=None):
+        match = trainer.match(trainer.parse_batch_test(batch)[0])
+        for score, values in ood_scores(match, trainer.model.logit_scale, temperature).items():
             scores[score].append(values.cpu())
     if not scores:
         raise UserError(f"no image of {name} can be read")
@@ -88,20 +88,19 @@ def evaluate(trainer, sets, temperature=1.0):
     """
     cfg, model = trainer.cfg, trainer.model
     model.local = model.local or "value"
-    text = model.encode_text()  # once for all images
-    split = "val" if cfg.TEST.SPLIT == "val" and trainer.val_loader is not None else "test"
-    inside_loader = trainer.val_loader if split == "val" else trainer.test_loader
-    inside = score_images(trainer, inside_loader, text, temperature, "in-distribution")
+    trainer.text = model.encode_text()  # once for all images
+    split = trainer.split_to_evaluate()
+    inside = score_images(trainer, trainer.batches_to_evaluate(split), temperature, "in-distribution")
     images, results = {"in-distribution": len(next(iter(inside.values())))}, {}
     for name, items in sets.items():
         loader = build_data_loader(
             cfg,
             data_source=items,
             batch_size=cfg.DATALOADER.TEST.BATCH_SIZE,
-            tfm=inside_loader.dataset.transform,
+            tfm=trainer.test_loader.dataset.transform,
             is_train=False,
         )
-        outside = score_images(trainer, loader, text, temperature, name)
+        outside = score_images(trainer, trainer.encoded(loader), temperature, name)
         images[name] = len(next(iter(outside.values())))
         results[name] = {
             score: {metric: law(inside[score], outside[score]) for metric, law in METRICS.items()} for score in inside

@@ -21,7 +21,10 @@ class PromptedCLIP(nn.Module):
 
     clip: frozen here. learned: the module that is trained, ``learned(clip)`` giving normalised text features (C, M, D).
     local: the stream of patch tokens that is read (``sotglp.clip.STREAMS``), or None.
+    frozen_images: whether ``features`` stay the same while ``learned`` learns, so that they can be kept.
     """
+
+    frozen_images = True
 
     def __init__(self, clip, learned, local=None):
         super().__init__()

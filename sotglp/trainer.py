@@ -3,6 +3,7 @@
 Of the library this module alone needs a toolbox, and takes whichever `dassl` is on the path.
 """
 
+import sys
 from collections import defaultdict
 
 import torch
@@ -12,6 +13,7 @@ from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from sotglp.backbones import load_clip
+from sotglp.features import EncodedImages
 from sotglp.precision import MixedPrecision
 from sotglp.prompts import Prompts, start_contexts, with_stops
 
@@ -83,9 +85,39 @@ class CLIPTrainer(TrainerX):
         self.detect_anomaly(loss)
         self.precision.backward_and_step(loss, self.optim)
 
+    def batches_to_evaluate(self, split):
+        return self.encoded(super().batches_to_evaluate(split))
+
+    def encoded(self, loader):
+        """A loader, or the features of its images in INPUT.FEATURE_CACHE, where that is possible.
+
+        It is not where features change in training, or with DATALOADER.ON_ERROR "skip", which may leave images out.
+        """
+        folder = self.cfg.INPUT.get("FEATURE_CACHE")  # which other toolboxes don't know
+        if not folder or not self.model.frozen_images or self.cfg.DATALOADER.ON_ERROR == "skip":
+            return loader
+        try:
+            with self.precision.autocast():
+                return EncodedImages(loader, self.model, folder, half=self.precision.enabled)
+        except OSError as error:
+            print(f"features are not kept in {folder}: {error}", file=sys.stderr)
+            return loader
+
+    def parse_batch_test(self, batch):
+        """A batch's images, or their features, and its labels on the device."""
+        if "features" not in batch:
+            return super().parse_batch_test(batch)
+        features = (None if part is None else part.to(self.device).float() for part in batch["features"])
+        return tuple(features), batch["label"].to(self.device)
+
+    def match(self, input):
+        """What the model makes of images, or of their features, and `self.text`."""
+        features = input if isinstance(input, tuple) else self.model.features(input)
+        return self.model.match(features, self.text)
+
     def model_inference(self, input):
         with self.precision.autocast():
-            match = self.model(input, self.text)
+            match = self.match(input)
         for name, scores in self.branches(match).items():
             self.predicted[name] += scores.argmax(dim=1).tolist()
         return self.scores(match)

@@ -104,20 +104,26 @@ class SimpleTrainer(TrainerBase):
         """
         self.set_model_mode("eval")
         self.evaluator.reset()
-        split = split or self.cfg.TEST.SPLIT
-        if split not in ("val", "test"):
-            raise ValueError(f'the split to evaluate (TEST.SPLIT) must be val or test, got "{split}"')
-        if split == "val" and self.val_loader is None:
-            split = "test"
-        loader = self.val_loader if split == "val" else self.test_loader
+        split = self.split_to_evaluate(split)
         print(f"Evaluate on the *{split}* set")
-        for batch in tqdm(loader, desc=split, leave=False, disable=None):
+        for batch in tqdm(self.batches_to_evaluate(split), desc=split, leave=False, disable=None):
             input, label = self.parse_batch_test(batch)
             self.evaluator.process(self.model_inference(input), label)
         results = self.evaluator.evaluate()
         for name, value in results.items():
             self.write_scalar(f"{split}/{name}", value, self.epoch)
         return next(iter(results.values()))
+
+    def split_to_evaluate(self, split=None):
+        """ "val" or "test", cfg.TEST.SPLIT if None; "test" if there are no validation images."""
+        split = split or self.cfg.TEST.SPLIT
+        if split not in ("val", "test"):
+            raise ValueError(f'the split to evaluate (TEST.SPLIT) must be val or test, got "{split}"')
+        return "test" if self.val_loader is None else split
+
+    def batches_to_evaluate(self, split):
+        """The batches that `parse_batch_test` takes."""
+        return self.val_loader if split == "val" else self.test_loader
 
     def skipped_images(self):
         """Paths of the images that could not be read, {"train": [...], ...} (DATALOADER.ON_ERROR "skip")."""

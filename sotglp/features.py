@@ -1,0 +1,117 @@
+"""What the frozen image tower makes of a test set, encoded once and kept in files for all runs that test the same."""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import PIL
+import torch
+import torchvision
+from tqdm import tqdm
+
+LAYOUT = 1  # of the files; another number is another key
+CLASS = "class"  # name of the file of class tokens; a file of patch tokens has the name of its stream
+
+
+class EncodedImages:
+    """Batches of features in the place of a loader's batches of images.
+
+    Iterating gives {"features": (class tokens (b, W), patch tokens (b, P, W) or None), "label": (b,)}, in the order of
+    the loader's data source, whose images are encoded now unless a run did so before with the same weights, pixels and
+    file list. Each stream of patch tokens is a file of its own; the class tokens are the same for all.
+
+    loader: of a test set, whose batches have img and index. model: a PromptedCLIP with frozen images. folder: of all
+    such files. half: whether float16 is enough, as it is where autocast rounds features before they meet anything.
+    Raises OSError if the folder cannot be written or has not twice the room that is needed.
+    """
+
+    def __init__(self, loader, model, folder, half=False):
+        dataset = loader.dataset
+        self.batch_size = loader.batch_size
+        self.labels = torch.tensor([item.label for item in dataset.data_source])
+        self.dtype = np.dtype(np.float16 if half else np.float32)
+        self.local = model.local
+        place = Path(folder) / self.key(dataset, model)
+        self.paths = {name: place / f"{name}.npy" for name in filter(None, (CLASS, self.local))}
+        with locked(place):
+            if not all(self.readable(path) for path in self.paths.values()):
+                self.encode(loader, model)
+        self.arrays = {name: np.load(path, mmap_mode="r") for name, path in self.paths.items()}
+
+    def key(self, dataset, model):
+        """A name for all that the features depend on."""
+        visual = model.clip.visual
+        heads = [block.attn.heads for block in visual.transformer.resblocks]
+        versions = torch.__version__, torchvision.__version__, PIL.__version__
+        reduced = dataset.cfg.DATALOADER.REDUCED_JPEG
+        facts = LAYOUT, versions, self.dtype, visual.proj.device.type, visual, heads, dataset.transform, reduced
+        digest = hashlib.sha256(repr(facts).encode())
+        for weights in visual.state_dict().values():
+            digest.update(weights.cpu().contiguous().numpy().data)
+        for item in dataset.data_source:
+            file = os.stat(item.impath)
+            digest.update(f"{os.path.abspath(item.impath)} {file.st_size} {file.st_mtime_ns}\n".encode())
+        return digest.hexdigest()[:16]
+
+    def readable(self, path):
+        """Whether there is such a file, with the features of all images."""
+        try:
+            return len(np.load(path, mmap_mode="r")) == len(self.labels)
+        except FileNotFoundError:
+            return False
+        except (ValueError, EOFError) as error:
+            print(f"{path} is damaged ({error}): its images are encoded again")
+            return False
+
+    @torch.no_grad()
+    def encode(self, loader, model):
+        """Write the files, which have their names only when they are whole."""
+        arrays = {}
+        try:
+            for batch in tqdm(loader, desc="encode", leave=False, disable=None):
+                features = model.features(batch["img"].to(model.clip.visual.proj.device))
+                for name, values in zip(self.paths, features, strict=False):
+                    if name not in arrays:
+                        arrays[name] = self.new_array(name, values.shape[1:])
+                    arrays[name][batch["index"].numpy()] = values.cpu().numpy()
+            for name, array in arrays.items():
+                array.flush()
+                os.replace(self.partial(name), self.paths[name])
+        finally:
+            for name in self.paths:
+                self.partial(name).unlink(missing_ok=True)
+
+    def new_array(self, name, shape):
+        shape = (len(self.labels), *shape)
+        size = int(np.prod(shape)) * self.dtype.itemsize
+        if shutil.disk_usage(self.partial(name).parent).free < 2 * size:
+            raise OSError(f"not twice the {size / 2**30:.1f} GiB free that the features take")
+        array = np.lib.format.open_memmap(self.partial(name), "w+", self.dtype, shape)
+        with open(self.partial(name), "rb+") as file:  # a mapped page without room on the disk would kill the process
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+        return array
+
+    def partial(self, name):
+        return self.paths[name].with_suffix(".partial")
+
+    def __len__(self):
+        return -(-len(self.labels) // self.batch_size)
+
+    def __iter__(self):
+        for start in range(0, len(self.labels), self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            features = {name: torch.from_numpy(array[rows].copy()) for name, array in self.arrays.items()}
+            yield {"features": (features[CLASS], features.get(self.local)), "label": self.labels[rows]}
+
+
+@contextlib.contextmanager
+def locked(folder):
+    """Let one process at a time into a folder, which is made; a process that dies lets the next one in."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,169 @@
+"""Features of test images kept for other runs: the same results, images read once, damage and change noticed."""
+
+import multiprocessing
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import train
+from dassl.data import data_manager
+from dassl.engine import build_trainer
+from dassl.utils import set_random_seed
+
+COMMON = [
+    *("--dataset-config-file", "configs/datasets/fashion_mnist.yaml", "--config-file", "configs/backbones/small.yaml"),
+    *("--seed", "1", "TEST.SPLIT", "val", "DATASET.NUM_SHOTS", "2"),
+]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+def build(root, tmp_path):
+    """Function (trainer's name, KEY VALUE pairs) -> trainer with a cache in tmp_path / "features"."""
+
+    def make(name="CoOp", *pairs):
+        place = ["--root", str(root), "--output-dir", str(tmp_path / name), "--trainer", name]
+        cache = ["INPUT.FEATURE_CACHE", str(tmp_path / "features")]
+        set_random_seed(1)
+        return build_trainer(train.setup_cfg(train.parse_args([*place, *COMMON, *cache, *pairs])))
+
+    return make
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Paths of the images that were read."""
+    paths, read_image = [], data_manager.read_image
+    monkeypatch.setattr(
+        data_manager, "read_image", lambda path, *size: paths.append(os.path.abspath(path)) or read_image(path, *size)
+    )
+    return paths
+
+
+def scores(trainer):
+    """Scores of all validation images, and the accuracy that the trainer's own test tells."""
+    trainer.set_model_mode("eval")
+    with torch.no_grad():
+        trainer.text = trainer.model.encode_text()
+        batches = list(trainer.batches_to_evaluate("val"))
+        parts = [trainer.model_inference(trainer.parse_batch_test(batch)[0]) for batch in batches]
+    return torch.cat(parts), trainer.test()
+
+
+@pytest.mark.parametrize("name", ["CoOp", "SOTGLP", "CoCoOp", "KgCoOp", "PLOT", "GalLoP"])
+def test_the_same_scores_from_features_as_from_images(build, reads, name):
+    plain, accuracy = scores(build(name, "INPUT.FEATURE_CACHE", ""))
+    reads.clear()
+    for _ in range(2):  # made, and found
+        kept, kept_accuracy = scores(build(name))
+        torch.testing.assert_close(kept, plain, rtol=1e-5, atol=1e-5)
+        assert kept_accuracy == accuracy
+    trainer = build(name)
+    images = sorted(os.path.abspath(item.impath) for item in trainer.dm.dataset.val)
+    assert sorted(reads) == images, "each image is read once, by the first of all these tests"
+
+
+def test_methods_seeds_and_shots_share_the_features_of_a_stream(build, reads, tmp_path):
+    for name, pairs in [
+        ("SOTGLP", ["DATASET.NUM_SHOTS", "2", "SEED", "2"]),
+        ("CoOp", ["TRAINER.COOP.N_CTX", "4"]),
+        ("SOTGLP", ["TRAINER.SOTGLP.TOPK", "3"]),
+        ("ZeroshotCLIP", []),
+    ]:
+        build(name, *pairs).test()
+    assert len(reads) == len(set(reads)) == 20
+    folder, *others = (tmp_path / "features").iterdir()
+    assert not others and sorted(path.name for path in folder.iterdir()) == ["class.npy", "lock", "vv.npy"]
+    build("LoCoOp").test()
+    assert len(reads) == 40 and (folder / "value.npy").is_file(), "another stream is another pass"
+
+
+@pytest.mark.parametrize("change", ["pixels", "file", "weights"])
+def test_what_changes_is_encoded_again(build, reads, tmp_path, change, monkeypatch):
+    build().test()
+    reads.clear()
+    if change == "file":
+        path = Path(build().dm.dataset.val[3].impath)
+        status = path.stat()
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    trainer = build("CoOp", *(["INPUT.INTERPOLATION", "nearest"] if change == "pixels" else []))
+    if change == "weights":
+        trainer.model.clip.visual.proj.data[0, 0] += 1e-3
+    trainer.test()
+    assert len(reads) == 20 and len(list((tmp_path / "features").iterdir())) == 2
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "fewer images"])
+def test_a_damaged_file_is_told_and_made_again(build, tmp_path, damage, capsys):
+    expected, _ = scores(build())
+    path = next((tmp_path / "features").rglob("class.npy"))
+    whole = path.read_bytes()
+    if damage == "fewer images":
+        np.save(path, np.load(path)[:-1])
+    else:
+        path.write_bytes(whole[: len(whole) // 2] if damage == "cut" else b"")
+    torch.testing.assert_close(scores(build())[0], expected)
+    assert path.read_bytes() == whole
+    assert (f"{path} is damaged" in capsys.readouterr().out) == (damage != "fewer images")
+
+
+def test_an_interrupted_encoding_leaves_nothing_that_is_taken_for_whole(build, tmp_path, monkeypatch):
+    trainer = build("CoOp", "DATALOADER.TEST.BATCH_SIZE", "5")
+    features, calls = trainer.model.features, []
+
+    def interrupted(images):
+        calls.append(images)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return features(images)
+
+    monkeypatch.setattr(trainer.model, "features", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.test()
+    assert [path.name for path in (tmp_path / "features").rglob("*.*")] == []
+    plain, _ = scores(build("CoOp", "INPUT.FEATURE_CACHE", ""))
+    torch.testing.assert_close(scores(build())[0], plain, rtol=1e-5, atol=1e-5)
+
+
+def test_without_room_or_permission_images_are_read_and_it_is_said(build, tmp_path, monkeypatch, capsys):
+    plain, _ = scores(build("CoOp", "INPUT.FEATURE_CACHE", ""))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
+    torch.testing.assert_close(scores(build())[0], plain)
+    assert "features are not kept in" in capsys.readouterr().err
+    assert list((tmp_path / "features").rglob("*.*")) == []
+    (tmp_path / "file").write_text("")
+    torch.testing.assert_close(scores(build("CoOp", "INPUT.FEATURE_CACHE", str(tmp_path / "file")))[0], plain)
+    assert "features are not kept in" in capsys.readouterr().err
+
+
+def test_images_that_may_be_left_out_are_not_kept(build, tmp_path):
+    build("CoOp", "DATALOADER.ON_ERROR", "skip").test()
+    assert not (tmp_path / "features").exists()
+
+
+def encode(build, folder, barrier):
+    trainer = build()
+    count, features = [], trainer.model.features
+    trainer.model.features = lambda images: count.append(len(images)) or features(images)
+    barrier.wait()
+    trainer.test()
+    (folder / f"{os.getpid()}.count").write_text(str(sum(count)))
+
+
+def test_of_two_runs_at_once_one_encodes_and_the_other_waits(build, tmp_path):
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(2)
+    processes = [context.Process(target=encode, args=(build, tmp_path, barrier)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert sorted(int(path.read_text()) for path in tmp_path.glob("*.count")) == [0, 20]
