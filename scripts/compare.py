@@ -5,7 +5,7 @@ DATASETS and SHOTS are names and numbers with commas between them. Instead of bo
     datasets: [caltech101, dtd]
     shots: [1, 2, 4, 8, 16]
     seeds: [1, 2, 3]                      # those of SEEDS, if left out
-    methods: ["CoOp, shared context"]     # names of configs/comparisons/methods.yaml; all, if left out
+    methods: ["CoOp, shared context"]     # of configs/comparisons/methods.yaml, or [all]; core ones, if left out
     options: [OPTIM.MAX_EPOCH 100]        # of train.py: flags first, then "KEY VALUE"
 
 A file for --methods is like configs/comparisons/methods.yaml, which says what its keys are.
@@ -36,17 +36,9 @@ KEYS = ("datasets", "shots", "seeds", "methods", "options")
 
 def parse(argv):
     """Arguments -> (runs, folder of the tables, whether published figures are wanted). Raises ValueError."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, usage=argparse.SUPPRESS
-    )
-    parser.add_argument("--methods", default=METHODS, type=Path, metavar="FILE", help="another list of methods")
-    parser.add_argument("--method", action="append", help="a name of the list; may be repeated; all if not given")
+    parser = make_parser(__doc__)
     parser.add_argument("--published", action="store_true", help="set published figures beside ours")
-    parser.add_argument("what", nargs=argparse.REMAINDER, help="DATASETS SHOTS, or a YAML file; options of train.py")
-    parser.error = complain
-    args = parser.parse_args(argv)
-    if late := {"--methods", "--method", "--published"} & set(args.what):
-        raise ValueError(f"{' and '.join(sorted(late))} must stand before the data sets")
+    args = parse_flags(parser, argv)
     what, *options = args.what or [""]
     if what.endswith((".yaml", ".yml")):
         plan = read_plan(what)
@@ -55,18 +47,46 @@ def parse(argv):
         plan = {"datasets": what.split(","), "shots": options.pop(0).split(",")}
     else:
         raise ValueError("give DATASETS and SHOTS (such as: fashion_mnist 16), or a YAML file; see --help")
-    known = read_methods(args.methods)
-    chosen = args.method or plan.get("methods") or list(known)
-    for name in chosen:
-        check_name(name, known, "method")
-    methods = [method for name, method in known.items() if name in chosen]
+    methods = choose_methods(args.methods, args.method or plan.get("methods"))
     runs = make_runs(methods, plan["datasets"], plan["shots"], options, plan.get("seeds"))
     prefix = "compare" if args.methods == METHODS else args.methods.stem
     return runs, output_folder(runs, Path(what), prefix), args.published
 
 
+def make_parser(description):
+    """A parser of flags about methods, and of the words after them."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, usage=argparse.SUPPRESS
+    )
+    parser.add_argument("--methods", default=METHODS, type=Path, metavar="FILE", help="another list of methods")
+    parser.add_argument(
+        "--method", action="append", help="a name of the list, or all; may be repeated; the core ones if not given"
+    )
+    parser.add_argument("what", nargs=argparse.REMAINDER, help="see above")
+    parser.error = complain
+    return parser
+
+
 def complain(message):
     raise ValueError(f"{message} (see --help)")
+
+
+def parse_flags(parser, argv):
+    """The arguments of a parser. Raises ValueError if one is wrong, or stands where options of train.py stand."""
+    args = parser.parse_args(argv)
+    if late := {f"--{name}" for name in vars(args)} & set(args.what):
+        raise ValueError(f"{' and '.join(sorted(late))} must stand before the data sets")
+    return args
+
+
+def choose_methods(path, chosen):
+    """Methods of a file by their names, in its order: the core ones if none is chosen. Raises ValueError."""
+    known = read_methods(path)
+    if chosen == ["all"]:
+        return list(known.values())
+    for name in chosen or ():
+        check_name(name, known, "method")
+    return [method for name, method in known.items() if (name in chosen if chosen else method.core)]
 
 
 def read_plan(path):
@@ -126,7 +146,7 @@ def jobs_and_threads():
 
 
 def execute(runs, jobs, threads):
-    """Start the runs, `jobs` at a time, and wait for all.
+    """Start the runs (scripts.run.Command), `jobs` at a time, and wait for all.
 
     Returns:
         {run: (exit code, error line)} of those that failed.
@@ -183,6 +203,16 @@ def stop(processes, patience=10):
         process.wait()
 
 
+def end_by_interrupt():
+    """Let signals that are to end this process raise KeyboardInterrupt."""
+    # SIGINT even if it is ignored, as in a script's background: runs would inherit that, and could not be stopped.
+    signals = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # that is nohup
+        signals.append(signal.SIGHUP)
+    for number in signals:
+        signal.signal(number, interrupt)
+
+
 def interrupt(number, frame):
     """Handle a signal as Ctrl-C, and further ones not at all: the runs are being stopped."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -224,20 +254,25 @@ def main(argv=None):
         return 2
     rest = [run for run in runs if not run.finished]
     print(f"{len(runs)} runs, {len(runs) - len(rest)} of them finished before; {jobs} at a time", flush=True)
-    # SIGINT even if it is ignored, as in a script's background: runs would inherit that, and could not be stopped.
-    signals = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # that is nohup
-        signals.append(signal.SIGHUP)
-    for number in signals:
-        signal.signal(number, interrupt)
+    end_by_interrupt()
     try:
         failed = execute(rest, jobs, threads)
         report(configs, out, published)
     except KeyboardInterrupt:
-        finished = sum(run.finished for run in runs)
-        message = f"{finished} of {len(runs)} runs are finished, the same command continues"
-        print(f"interrupted: {message}", file=sys.stderr)
-        return 130
+        return tell_interrupted(runs)
+    return tell_failed(failed)
+
+
+def tell_interrupted(runs):
+    """Say how far the runs are; return the exit code."""
+    finished = sum(run.finished for run in runs)
+    message = f"{finished} of {len(runs)} runs are finished, the same command continues"
+    print(f"interrupted: {message}", file=sys.stderr)
+    return 130
+
+
+def tell_failed(failed):
+    """Print what `execute` returns, a line for all that failed alike; return the exit code."""
     for message in unique(line for _, line in failed.values()):
         alike = [run for run, (_, line) in failed.items() if line == message]
         more = f" and {len(alike) - 1} more" * (len(alike) > 1)

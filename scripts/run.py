@@ -7,6 +7,7 @@ DATA      folder of the data sets (data)
 OUTPUT    folder of the results (output)
 SEEDS     one run for each (1 2 3)
 BACKBONE  a file of configs/backbones (small for the embedded data sets, else vit_b16)
+FEATURES  folder of the encoded test images, which runs share (OUTPUT/features); none, if empty
 VARIANT   name of the results' folder, for runs with options of your own (the method's)
 PYTHON    the interpreter (python)
 
@@ -41,10 +42,35 @@ class Method:
     options: tuple = ()
     trained: bool = True
     published: str = ""
+    core: bool = True
+
+
+class Command:
+    """What train.py is started with (arguments), and where its results lie (folder)."""
+
+    @property
+    def finished(self):
+        return (self.folder / "results.json").is_file()
+
+    def start(self, threads=None, **options):
+        """Start train.py and return its process, which is interrupted when this one dies.
+
+        Args:
+            threads: of torch on the CPU; torch's choice if None.
+            options: of subprocess.Popen.
+        """
+        environment = {**MALLOC, **os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
+        prctl = ctypes.CDLL(None).prctl
+        return subprocess.Popen(
+            [sys.executable, "train.py", *self.arguments],
+            env=environment,
+            preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGINT),
+            **options,
+        )
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Command):
     """One run of train.py; options are words that follow its flags."""
 
     method: Method
@@ -54,6 +80,7 @@ class Run:
     backbone: str
     root: str
     output: str
+    features: str = ""
     options: tuple = ()
 
     def __str__(self):
@@ -71,40 +98,68 @@ class Run:
         return self.group / f"seed{self.seed}"
 
     @property
-    def finished(self):
-        return (self.folder / "results.json").is_file()
-
-    @property
     def arguments(self):
-        """Those of train.py. A method's values for the data set are merged over those that it has for all."""
+        flags = () if self.method.trained else ("--eval-only",)
+        return self.arguments_for(self.folder, self.dataset, self.shots, flags)
+
+    def arguments_for(self, folder, dataset, shots, flags=(), pairs=()):
+        """Those of train.py: this run's settings, whatever the data set that they are used on.
+
+        A method's values for the run's own data set are merged over those that it has for all.
+
+        Args:
+            folder: of the results.
+            flags: further ones of train.py.
+            pairs: "KEY VALUE" words, merged last.
+        """
         trainer = CONFIGS / "trainers" / self.method.trainer
         files = [CONFIGS / "backbones" / f"{self.backbone}.yaml"]
         files += [path for path in (trainer / "default.yaml", trainer / f"{self.dataset}.yaml") if path.is_file()]
         return [
-            *("--trainer", self.method.trainer, "--root", self.root, "--output-dir", str(self.folder)),
-            *("--seed", str(self.seed), "--dataset-config-file", str(CONFIGS / "datasets" / f"{self.dataset}.yaml")),
+            *("--trainer", self.method.trainer, "--root", self.root, "--output-dir", str(folder)),
+            *("--seed", str(self.seed), "--dataset-config-file", str(CONFIGS / "datasets" / f"{dataset}.yaml")),
             *(word for path in files for word in ("--config-file", str(path))),
-            *(() if self.method.trained else ("--eval-only",)),
+            *flags,
             *self.options,
             *self.method.options,
-            *("DATASET.NUM_SHOTS", str(self.shots)),
+            *("DATASET.NUM_SHOTS", str(shots), "INPUT.FEATURE_CACHE", self.features),
+            *pairs,
         ]
 
-    def start(self, threads=None, **options):
-        """Start train.py and return its process, which is interrupted when this one dies.
 
-        Args:
-            threads: of torch on the CPU; torch's choice if None.
-            options: of subprocess.Popen.
-        """
-        environment = {**MALLOC, **os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
-        prctl = ctypes.CDLL(None).prctl
-        return subprocess.Popen(
-            [sys.executable, "train.py", *self.arguments],
-            env=environment,
-            preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGINT),
-            **options,
-        )
+@dataclass(frozen=True)
+class Evaluation(Command):
+    """What a run learned, tested on other images than its own.
+
+    name: of its folder in the run's. dataset: a file of configs/datasets. pairs: "KEY VALUE" words in which the data
+    differ from the run's. epoch: of the weights, None for the best on validation.
+    """
+
+    run: Run
+    name: str
+    dataset: str
+    pairs: tuple
+    epoch: int | None
+
+    def __str__(self):
+        return f"{self.run}, on {self.name}"
+
+    @property
+    def method(self):
+        return self.run.method
+
+    @property
+    def folder(self):
+        return self.run.folder / "test" / self.name
+
+    @property
+    def arguments(self):
+        weights = ["--model-dir", str(self.run.folder)] if self.method.trained else []
+        if weights and self.epoch is not None:
+            weights += ["--load-epoch", str(self.epoch)]
+        # Another data set may have fewer images of a class than there were shots.
+        shots = self.run.shots if self.dataset == self.run.dataset else -1
+        return self.run.arguments_for(self.folder, self.dataset, shots, ["--eval-only", *weights], self.pairs)
 
 
 def names(folder):
@@ -161,6 +216,7 @@ def make_runs(methods, datasets, shots, options=(), seeds=None):
         ValueError: a name is unknown, or something that must be a number is none.
     """
     environment = {"DATA": "data", "OUTPUT": "output", "SEEDS": "1 2 3", **os.environ}
+    environment.setdefault("FEATURES", str(Path(environment["OUTPUT"], "features")))
     seeds = environment["SEEDS"].split() if seeds is None else seeds
     seeds = unique(whole_number(seed, 0, "seeds (SEEDS)") for seed in seeds)
     shots = unique(whole_number(number, 1, "shots (images per class)") for number in shots)
@@ -176,7 +232,7 @@ def make_runs(methods, datasets, shots, options=(), seeds=None):
             of_methods = [(1, method) for method in methods if not method.trained]
             of_methods += [(seed, method) for seed in seeds for method in methods if method.trained]
             for seed, method in of_methods:
-                place = (backbone, environment["DATA"], environment["OUTPUT"])
+                place = (backbone, environment["DATA"], environment["OUTPUT"], environment["FEATURES"])
                 runs.append(Run(method, dataset, number, seed, *place, tuple(options)))
     return runs
 

@@ -286,26 +286,42 @@ def write_csv(groups, path):
             writer.writerow([*row, group.seconds])
 
 
+def show(tables, out):
+    """Print tables, and write them as table.md and table.tex into a folder.
+
+    Args:
+        tables: of each the words above it, the headers, rows of a name and Cells, and lines below it.
+
+    Returns:
+        The tables in Markdown.
+    """
+    markdown, tex = [], []
+    plain_or_bold = "\033[1m{}\033[0m".format if sys.stdout.isatty() else str
+    for words, headers, rows, notes in tables:
+        below = "".join(f"\n{note}" for note in notes)
+        print(f"\n{words}\n{tabulate(texts(rows, plain_or_bold), headers, disable_numparse=True)}{below}")
+        in_bold = tabulate(texts(rows, "**{}**".format), headers, "github", disable_numparse=True)
+        markdown.append("\n".join([words, "", in_bold, *(f"\n{note}" for note in notes), ""]))
+        tex.append(latex(headers, rows, " ".join([words, *notes])))
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "table.md").write_text("\n".join(markdown), encoding="utf-8")
+    (out / "table.tex").write_text("\n\n".join(tex) + "\n", encoding="utf-8")
+    return markdown
+
+
 def write(groups, out, with_published=False):
     """Print the tables, one for each number of shots, and write table.md, table.tex and table.csv into a folder."""
     published = read_published() if with_published else None
-    markdown, tex = [], []
-    plain_or_bold = "\033[1m{}\033[0m".format if sys.stdout.isatty() else str
+    tables = []
     for shots in unique(group.shots for group in groups):
         of_shots = [group for group in groups if group.shots == shots]
         headers, rows = make_table(of_shots, published)
         filled = [i for i in range(len(headers)) if i == 0 or any(row[i].text() for row in rows)]
         headers, rows = [headers[i] for i in filled], [[row[i] for i in filled] for row in rows]
-        words = caption(of_shots)
-        print(f"\n{words}\n{tabulate(texts(rows, plain_or_bold), headers, disable_numparse=True)}")
-        in_bold = texts(rows, "**{}**".format)
-        markdown.append(f"{words}\n\n{tabulate(in_bold, headers, 'github', disable_numparse=True)}\n")
-        tex.append(latex(headers, rows, words))
+        tables.append((caption(of_shots), headers, rows, []))
+    markdown = show(tables, out)
     if with_published and not any("published" in text for text in markdown):
         print(f"\nNo published figure applies: they are for {PUBLISHED_BACKBONE} on {', '.join(PUBLISHED_DATASETS)}.")
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "table.md").write_text("\n".join(markdown), encoding="utf-8")
-    (out / "table.tex").write_text("\n\n".join(tex) + "\n", encoding="utf-8")
     write_csv(groups, out / "table.csv")
     print(f"\nAlso in {out}: table.md, table.tex, table.csv")
 

@@ -20,7 +20,7 @@ FEW = ["--method", "zero-shot CLIP", "--method", "CoOp, shared context", "fashio
 @pytest.fixture
 def environment(tmp_path, monkeypatch):
     """The scripts' settings, with results in tmp_path."""
-    for name in ("BACKBONE", "VARIANT", "JOBS"):
+    for name in ("BACKBONE", "VARIANT", "JOBS", "FEATURES"):
         monkeypatch.delenv(name, raising=False)
     for name, value in {"DATA": "data", "OUTPUT": str(tmp_path), "SEEDS": "1 2"}.items():
         monkeypatch.setenv(name, value)
@@ -28,11 +28,21 @@ def environment(tmp_path, monkeypatch):
 
 def test_runs_of_all_methods_data_sets_shots_and_seeds(environment, tmp_path):
     runs, out, published = compare.parse(["fashion_mnist,dtd", "1,16", "OPTIM.LR", "0.1"])
-    methods = read_methods().values()
+    methods = [method for method in read_methods().values() if method.core]
     trained = sum(method.trained for method in methods)
     assert len(runs) == len({run.folder for run in runs}) == 2 * 2 * (2 * trained + len(methods) - trained)
     assert all(run.seed == 1 for run in runs if not run.method.trained)
     assert out == tmp_path / "compare_fashion_mnist+dtd_1-16shots" and not published
+
+
+def test_all_methods_and_the_core_ones(environment):
+    chosen = {
+        words: {run.method.name for run in compare.parse([*words, "emoji", "2"])[0]}
+        for words in ((), ("--method", "all"))
+    }
+    methods = read_methods()
+    assert chosen["--method", "all"] == set(methods)
+    assert chosen[()] == {name for name, method in methods.items() if method.core} < set(methods)
 
 
 def test_the_command_of_a_run(environment, tmp_path):
@@ -43,7 +53,8 @@ def test_the_command_of_a_run(environment, tmp_path):
         "--trainer CoOp --root data --output-dir OUTPUT/imagenet/CoOp/vit_b16_4shots/class-specific-contexts/seed2 "
         "--seed 2 --dataset-config-file configs/datasets/imagenet.yaml --config-file configs/backbones/vit_b16.yaml "
         "--config-file configs/trainers/CoOp/default.yaml --config-file configs/trainers/CoOp/imagenet.yaml "
-        "--backbone ViT-B/32 OPTIM.LR 0.1 TRAINER.COOP.CSC True DATASET.NUM_SHOTS 4"
+        "--backbone ViT-B/32 OPTIM.LR 0.1 TRAINER.COOP.CSC True DATASET.NUM_SHOTS 4 "
+        "INPUT.FEATURE_CACHE OUTPUT/features"
     )
 
 
