@@ -43,6 +43,7 @@ class Method:
     trained: bool = True
     published: str = ""
     core: bool = True
+    class_specific: bool = False
 
 
 class Command:
