@@ -15,7 +15,10 @@ from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import package_versions
 
-OURS = ("sotglp", "zsclip", "coop", "cocoop", "kgcoop", "prograd", "plot", "locoop", "gallop")  # files in trainers/
+OURS = (  # files in trainers/
+    *("sotglp", "zsclip", "coop", "cocoop", "kgcoop", "prograd", "plot", "locoop", "gallop"),
+    *("tipadapter", "linearprobe", "cliplora"),
+)
 
 
 def try_import(name):

@@ -9,6 +9,7 @@ from collections import defaultdict
 import torch
 import torch.nn.functional as F
 
+from dassl.data.data_manager import build_data_loader
 from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
@@ -114,6 +115,29 @@ class CLIPTrainer(TrainerX):
         """What the model makes of images, or of their features, and `self.text`."""
         features = input if isinstance(input, tuple) else self.model.features(input)
         return self.model.match(features, self.text)
+
+    def encode_training_images(self, transform):
+        """`encode_images` of all training images, in their order."""
+        loader = build_data_loader(
+            self.cfg,
+            data_source=self.dm.dataset.train_x,
+            batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE,
+            tfm=transform,
+            is_train=False,
+        )
+        return self.encode_images(loader)
+
+    @torch.no_grad()
+    def encode_images(self, batches):
+        """Image features (n, D), not normalised, and labels (n,) of batches as the test has them."""
+        features, labels = [], []
+        for batch in batches:
+            input, label = self.parse_batch_test(batch)
+            with self.precision.autocast():
+                class_token = (input if isinstance(input, tuple) else self.model.features(input))[0]
+            features.append(class_token.float() @ self.model.clip.visual.proj)
+            labels.append(label)
+        return torch.cat(features), torch.cat(labels)
 
     def model_inference(self, input):
         with self.precision.autocast():
