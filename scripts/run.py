@@ -47,14 +47,17 @@ class Method:
 
 
 class Command:
-    """What train.py is started with (arguments), and where its results lie (folder)."""
+    """A program, what it is started with (arguments), and where its result lies (folder)."""
+
+    program = ("train.py",)
+    result = "results.json"
 
     @property
     def finished(self):
-        return (self.folder / "results.json").is_file()
+        return (self.folder / self.result).is_file()
 
     def start(self, threads=None, **options):
-        """Start train.py and return its process, which is interrupted when this one dies.
+        """Start the program and return its process, which is interrupted when this one dies.
 
         Args:
             threads: of torch on the CPU; torch's choice if None.
@@ -63,7 +66,7 @@ class Command:
         environment = {**MALLOC, **os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
         prctl = ctypes.CDLL(None).prctl
         return subprocess.Popen(
-            [sys.executable, "train.py", *self.arguments],
+            [sys.executable, *self.program, *self.arguments],
             env=environment,
             preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGINT),
             **options,
@@ -161,6 +164,26 @@ class Evaluation(Command):
         # Another data set may have fewer images of a class than there were shots.
         shots = self.run.shots if self.dataset == self.run.dataset else -1
         return self.run.arguments_for(self.folder, self.dataset, shots, ["--eval-only", *weights], self.pairs)
+
+
+@dataclass(frozen=True)
+class Detection(Command):
+    """How well a run tells images of other kinds; the result lies beside the run's own."""
+
+    run: Run
+    program = ("-m", "scripts.ood")
+    result = "ood.json"
+
+    def __str__(self):
+        return f"{self.run}, OOD detection"
+
+    @property
+    def folder(self):
+        return self.run.folder
+
+    @property
+    def arguments(self):
+        return [str(self.folder), "--root", self.run.root]
 
 
 def names(folder):

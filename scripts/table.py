@@ -222,11 +222,11 @@ def make_table(groups, published=None):
     return headers, rows
 
 
-def mark_best(cells):
-    """Mark those whose mean, as it is printed, is the best."""
+def mark_best(cells, best=max):
+    """Mark those whose mean, as it is printed, is the best: the largest, or with `best` min the smallest."""
     means = [round(cell.mean, 1) for cell in cells if cell.counts]
     for cell in cells:
-        cell.best = cell.counts and round(cell.mean, 1) == max(means)
+        cell.best = cell.counts and round(cell.mean, 1) == best(means)
 
 
 def rows_of_others(published, groups, datasets, width):

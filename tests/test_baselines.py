@@ -343,7 +343,7 @@ def test_tip_adapter_finds_the_best_of_the_grid(build, monkeypatch):
     monkeypatch.setattr(tipadapter, "STEPS", {"beta": 5, "alpha": 4})
     trainer, _ = build("TipAdapter", ALPHA=0.0)
     cache, scale = trainer.model.learned, trainer.model.logit_scale
-    images, labels, text = torch.randn(12, 64), torch.arange(12) % 4, torch.stack(hand_written(trainer))
+    images, labels, text = torch.randn(40, 64), torch.arange(40) % 4, torch.stack(hand_written(trainer))
     cache.keys.copy_(torch.randn_like(cache.keys))
     monkeypatch.setattr(trainer, "encode_images", lambda batches: (images, labels))
 
