@@ -17,7 +17,7 @@ from dassl.utils import package_versions
 
 OURS = (  # files in trainers/
     *("sotglp", "zsclip", "coop", "cocoop", "kgcoop", "prograd", "plot", "locoop", "gallop"),
-    *("tipadapter", "linearprobe", "cliplora"),
+    *("tipadapter", "linearprobe", "cliplora", "maple", "promptsrc", "tcp"),
 )
 
 

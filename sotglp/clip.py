@@ -114,8 +114,11 @@ class ImageTower(nn.Module):
         class_token = self.class_embedding.expand(len(images), 1, -1)
         return torch.cat([class_token, patches], dim=1) + self.positional_embedding
 
-    def encode(self, tokens, local="vv"):
+    def encode(self, tokens, local="vv", deep=None):
         """``forward`` from embedded tokens (B, 1 + P, W) on.
+
+        deep: {block: prompts (n, W)} that take the last n places before a block, of tokens with n prompts after the
+        patches; with them only the class token is to be had (local None).
 
         The V-V stream r stands beside the standard one x, which it never touches: r gains
         softmax(v v^T) v of each block and passes no MLP. In the first block r starts from x plus the standard
@@ -127,6 +130,8 @@ class ImageTower(nn.Module):
             first, last = i == 0, i == len(blocks) - 1
             # Of the last block only the class token is read, unless the patches take its standard attention.
             rows = slice(0, 1) if last and local != "last" and not (first and local == "vv") else slice(None)
+            if deep and i in deep:
+                x = put(x, deep[i], x.shape[1] - deep[i].shape[-2])
             h = block.ln_1(x)
             q, k, v = block.attn.project(h, h[:, rows])
             standard = block.attn.attend(q, k, v)
@@ -249,25 +254,33 @@ class CLIP(nn.Module):
         """CLIP's text feature, (B, L) BPE ids -> (B, D), before normalisation."""
         return self.encode_prompts(self.token_embedding(token_ids), token_ids.argmax(dim=-1))
 
-    def encode_prompts(self, embeddings, eot):
+    def encode_prompts(self, embeddings, eot, deep=None):
         """Text features of embedded prompts.
 
-        embeddings (B, L, W) without positions; eot (B,) index of each prompt's EOT. Returns (B, D) before
-        normalisation. Attention is causal, so positions after an EOT cannot reach it: none after the last EOT
-        is run, and of the last block only the EOT rows are.
+        embeddings (B, L, W) without positions; eot (B,) index of each prompt's EOT; deep {block: (n, W) or (B, n, W)}
+        tokens that take the places after the SOT before a block. Returns (B, D) before normalisation. Attention is
+        causal, so positions after an EOT cannot reach it: none after the last EOT is run, and of the last block only
+        the EOT rows are.
         """
         length = int(eot.max()) + 1
         x = embeddings[:, :length] + self.positional_embedding[:length]
         ends = eot[:, None, None].expand(-1, 1, x.shape[-1])
-        blocks = self.transformer.resblocks
-        for block in blocks[:-1]:
+        blocks, deep = self.transformer.resblocks, deep or {}
+        for i, block in enumerate(blocks):
+            x = put(x, deep[i], 1) if i in deep else x
             h = block.ln_1(x)
-            x = block.add_mlp(x + block.attn.attend(*block.attn.project(h, h), is_causal=True))
-        h = blocks[-1].ln_1(x)
+            if i < len(blocks) - 1:
+                x = block.add_mlp(x + block.attn.attend(*block.attn.project(h, h), is_causal=True))
         visible = torch.arange(length, device=eot.device) <= eot[:, None, None, None]
         attended = blocks[-1].attn.attend(*blocks[-1].attn.project(h, h.gather(1, ends)), attn_mask=visible)
         x = blocks[-1].add_mlp(x.gather(1, ends) + attended)
         return self.ln_final(x[:, 0]) @ self.text_projection
+
+
+def put(x, tokens, start):
+    """x (B, L, W) with tokens (n, W) or (B, n, W) in the places from ``start`` on."""
+    tokens = tokens.to(x.dtype).expand(len(x), *tokens.shape[-2:])
+    return torch.cat([x[:, :start], tokens, x[:, start + tokens.shape[1] :]], dim=1)
 
 
 def count_children(state, prefix):

@@ -109,15 +109,15 @@ class Prompts(nn.Module):
         template = self.template[:, None].expand(-1, n_prompts, -1, -1)
         return template.scatter(2, self.slots[:, None, :, None].expand_as(context), context)
 
-    def forward(self, clip, context=None):
-        """Normalised text features (C, M, D)."""
-        return F.normalize(self.encode(clip, context), dim=-1)
+    def forward(self, clip, context=None, deep=None):
+        """Normalised text features (C, M, D); ``deep`` as ``CLIP.encode_prompts`` takes it, with B = C * M."""
+        return F.normalize(self.encode(clip, context, deep), dim=-1)
 
-    def encode(self, clip, context=None):
+    def encode(self, clip, context=None, deep=None):
         """Text features (C, M, D) as they leave the text tower."""
         embeddings = self.embeddings(context)
         eot = self.eot.repeat_interleave(embeddings.shape[1])
-        return clip.encode_prompts(embeddings.flatten(0, 1), eot).unflatten(0, embeddings.shape[:2])
+        return clip.encode_prompts(embeddings.flatten(0, 1), eot, deep).unflatten(0, embeddings.shape[:2])
 
 
 def _warn_of_unseen_words(clip, names):

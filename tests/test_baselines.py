@@ -17,6 +17,8 @@ from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import read_image, set_random_seed
 from sotglp import load_clip
 from sotglp.clip import CLIP, PIXEL_MEAN, PIXEL_STD
+from sotglp.templates import ENSEMBLE
+from sotglp.trainer import CLIPTrainer
 from trainers import linearprobe, tipadapter
 
 IMAGES, TARGETS = 5, torch.tensor([0, 1, 2, 3, 1])
@@ -47,27 +49,38 @@ def run_block(block, x, visible):
     return x + block.mlp.c_proj(h * torch.sigmoid(1.702 * h))
 
 
-def text_feature(clip, context, name):
-    """The normalised feature of "[SOT] context name [EOT]", context (T, W) given as embeddings."""
+def text_feature(clip, context, name, deep=None):
+    """The normalised feature of "[SOT] context name [EOT]", context (T, W) given as embeddings.
+
+    deep: {block: tokens (T, W)} that replace the context before a block.
+    """
     ids = open_clip.tokenize([name])[0]
     ids = ids[: ids.argmax() + 1]
     embedded = clip.token_embedding.weight[ids]
     x = torch.cat([embedded[:1], context, embedded[1:]])
     x = x + clip.positional_embedding[: len(x)]
-    for block in clip.transformer.resblocks:
+    for i, block in enumerate(clip.transformer.resblocks):
+        for t, token in enumerate((deep or {}).get(i, ())):
+            x = torch.cat([x[: 1 + t], token[None], x[2 + t :]])
         x = run_block(block, x, lambda t: list(range(t + 1)))
     return normalise(clip.ln_final(x[-1]) @ clip.text_projection)
 
 
-def image_tokens(clip, image, last_block=None):
-    """Class token and patch tokens (P, W) after ln_post; `last_block(t)` is what tokens see in the last block."""
+def image_tokens(clip, image, last_block=None, prompts=()):
+    """Class token and patch tokens (P, W) after ln_post; `last_block(t)` is what tokens see in the last block.
+
+    prompts: tokens (T, W) that stand after the patches in the first, the second, ... block.
+    """
     visual = clip.visual
-    everything = list(range(17))
     patches = F.conv2d(image[None], visual.conv1.weight, stride=8)[0].flatten(1).T
-    x = visual.ln_pre(torch.cat([visual.class_embedding[None], patches]) + visual.positional_embedding)
+    x = torch.cat([visual.class_embedding[None], patches]) + visual.positional_embedding
+    x = visual.ln_pre(torch.cat([x, *prompts[:1]]))
+    everything = list(range(len(x)))
     *blocks, last = visual.transformer.resblocks
-    for block in blocks:
+    for i, block in enumerate(blocks):
+        x = torch.cat([x[:17], prompts[i]]) if 0 < i < len(prompts) else x
         x = run_block(block, x, lambda t: everything)
+    x = torch.cat([x[:17], prompts[-1]]) if len(prompts) > len(blocks) else x
     whole = run_block(last, x, lambda t: everything)
     local = whole if last_block is None else run_block(last, x, last_block)
     return visual.ln_post(whole[0]), visual.ln_post(local[1:])
@@ -76,7 +89,7 @@ def image_tokens(clip, image, last_block=None):
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     torch.manual_seed(0)
-    clip = CLIP(64, 32, 8, 64, 2, 64, 2)
+    clip = CLIP(64, 32, 8, 64, 3, 64, 3)
     path = tmp_path_factory.mktemp("clip") / "tiny.safetensors"
     save_file(clip.state_dict(), path)
     return str(path)
@@ -422,9 +435,110 @@ def test_cliplora_starts_as_zero_shot_clip_and_trains_nothing_of_it(build, weigh
     assert moved == learned
 
 
+def prompted_scores(trainer, images, image_prompts):
+    """Scores and normalised features of images and text, with the trainer's prompts in both towers."""
+    clip, learned = trainer.model.clip, trainer.model.learned
+    deep = {1: learned.deep[0], 2: learned.deep[1]}
+    context = learned.prompts.context[0]
+    text = torch.stack([text_feature(clip, context, f"{name}.", deep) for name in names_of(trainer)])
+    tokens = [image_tokens(clip, image, prompts=image_prompts)[0] for image in images]
+    features = torch.stack([normalise(token @ clip.visual.proj) for token in tokens])
+    return clip.logit_scale.exp() * features @ text.T, features, text
+
+
+@torch.no_grad()
+def test_maple(build):
+    trainer, images = build("MaPLe", DEPTH=3)
+    learned = trainer.model.learned
+    text_prompts = [learned.prompts.context[0], learned.deep[0], learned.deep[1]]
+    assert all(prompts.shape == (2, 64) for prompts in text_prompts)
+    image_prompts = [
+        torch.stack([coupling.weight @ token + coupling.bias for token in prompts])
+        for coupling, prompts in zip(learned.couplings, text_prompts, strict=True)
+    ]
+    scores, _, _ = prompted_scores(trainer, images, image_prompts)
+    losses, ours = computed(trainer, images)
+    close(ours, scores)
+    close(losses["ce"], cross_entropy(scores))
+
+
+@torch.no_grad()
+def test_promptsrc(build):
+    trainer, images = build("PromptSRC", DEPTH=3, N_CTX=3, TEXT_WEIGHT=2.0, IMAGE_WEIGHT=3.0)
+    clip, learned = trainer.model.clip, trainer.model.learned
+    scores, features, text = prompted_scores(trainer, images, list(learned.image))
+    empty, anchor = clip.token_embedding.weight[:0], []
+    for name in names_of(trainer):
+        words = [template.format(name) for template in [*ENSEMBLE, "a photo of a {}."]]
+        anchor.append(normalise(sum(text_feature(clip, empty, word) for word in words)))
+    frozen = [normalise(image_tokens(clip, image)[0] @ clip.visual.proj) for image in images]
+    kl = 0.0
+    for row, f in zip(scores, frozen, strict=True):
+        p, q = (torch.softmax(x, dim=0) for x in (row, clip.logit_scale.exp() * torch.stack([f @ t for t in anchor])))
+        kl += sum(b * math.log(b / a) for a, b in zip(p.tolist(), q.tolist(), strict=True)) / IMAGES
+    losses, ours = computed(trainer, images)
+    close(ours, scores)
+    close(losses["ce"], cross_entropy(scores))
+    close(losses["text"], 2.0 * sum((a - b).abs().sum() for a, b in zip(text, anchor, strict=True)) / text.numel())
+    image = sum((a - b).abs().sum() for a, b in zip(features, frozen, strict=True))
+    close(losses["image"], 3.0 * image / features.numel())
+    close(losses["kl"], kl)
+    trainer.set_model_mode("eval")
+    assert trainer.model(images).zero_shot is None  # a test has no use for it
+    close(trainer.scores(trainer.model(images)), scores)
+
+
+@torch.no_grad()
+def test_promptsrc_ends_with_the_weighted_mean_of_its_epochs(build, monkeypatch):
+    trainer, _ = build("PromptSRC", DEPTH=2, GPA_MEAN=0.5, GPA_STD=0.25)
+    monkeypatch.setattr(CLIPTrainer, "after_epoch", lambda trainer: None)
+    trainer.max_epoch, after = 4, []
+    for trainer.epoch in range(4):
+        trainer.model.learned.image.normal_()
+        after.append(trainer.model.learned.image.clone())
+        trainer.after_epoch()
+    densities = [math.exp(-((epoch - 2.0) ** 2) / 2) for epoch in (1, 2, 3, 4)]
+    mean = sum(density * prompts for density, prompts in zip(densities, after, strict=True)) / sum(densities)
+    close(trainer.model.learned.image, mean)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("block", [0, 1, 2])
+def test_tcp(build, block):
+    trainer, images = build("TCP", BLOCK=block, W=3.0)
+    clip, learned = trainer.model.clip, trainer.model.learned
+    text, distance = [], 0.0
+    for name, knowledge in zip(names_of(trainer), hand_written(trainer), strict=True):
+        hidden = (learned.embedding[0].weight @ knowledge + learned.embedding[0].bias).clamp(min=0)
+        tokens = (learned.embedding[2].weight @ hidden + learned.embedding[2].bias).view(4, 64)
+        text.append(text_feature(clip, learned.prompts.context[0], f"{name}.", {block: tokens}))
+        distance += (1 - text[-1] @ knowledge).item() / 4
+    scores = clip.logit_scale.exp() * cosines(clip, images, text)
+    losses, ours = computed(trainer, images)
+    close(ours, scores)
+    close(losses["ce"], cross_entropy(scores))
+    close(losses["kg"], 3.0 * distance)
+
+
+@pytest.mark.parametrize(
+    "name, settings", [("MaPLe", {"DEPTH": 3}), ("PromptSRC", {"DEPTH": 2}), ("TCP", {"BLOCK": 1})]
+)
+def test_gradients_reach_all_prompts_and_nothing_of_clip(build, name, settings):
+    trainer, images = build(name, **settings)
+    text = trainer.model.encode_text()
+    sum(trainer.losses(trainer.model(images, text), TARGETS, text).values()).backward()
+    learned = dict(trainer.model.learned.named_parameters())
+    unreached = {key for key, parameter in learned.items() if parameter.grad is None or not parameter.grad.any()}
+    assert not unreached and all(parameter.grad is None for parameter in trainer.model.clip.parameters())
+
+
 @pytest.mark.parametrize(
     "name, settings, message",
     [
+        ("MaPLe", {"DEPTH": 4}, "TRAINER.MAPLE.DEPTH must be 1 to 3"),
+        ("PromptSRC", {"DEPTH": 3, "N_CTX": 5}, "fewer than N_CTX 5"),
+        ("PromptSRC", {"GPA_STD": 0.0}, "GPA_STD must be positive"),
+        ("TCP", {"BLOCK": 3}, "TRAINER.TCP.BLOCK must be 0 to 2"),
         ("CLIPLoRA", {"RANK": 0}, "RANK must be 1 or more and DROPOUT 0 to below 1, got 0 and 0.25"),
         ("GalLoP", {"TOPK": 5}, "4 scales of 5 patches each are not within the 16"),
         ("GalLoP", {"N_LOCAL": 0}, "at least 1 global and 1 local prompt"),

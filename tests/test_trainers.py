@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import sotglp
+from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import load_checkpoint
 from scripts.run import read_methods
 from train import main
@@ -63,16 +64,45 @@ def test_sotglp_from_training_to_evaluation(train, tmp_path):
 
 BASELINES = (
     *("CoCoOp", "KgCoOp", "ProGrad", "PLOT", "LoCoOp", "GalLoP"),
-    *("TipAdapter", "TipAdapterF", "LinearProbe", "CLIPLoRA"),
+    *("TipAdapter", "TipAdapterF", "LinearProbe", "CLIPLoRA", "MaPLe", "PromptSRC", "TCP"),
 )
+
+
+DEEP = ("MaPLe", "PromptSRC", "TCP")  # the small CLIP has fewer blocks than their recipes count on
 
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_a_baseline_from_training_to_evaluation(train, tmp_path, name):
-    recipe = ["--config-file", f"configs/trainers/{name}/default.yaml"]
+    recipe = ["--config-file", f"configs/trainers/{name}/fashion_mnist.yaml"] if name in DEEP else []
+    recipe = ["--config-file", f"configs/trainers/{name}/default.yaml", *recipe]
     results = train(name, "first", *recipe)
     loaded = train(name, "eval", *recipe, "--eval-only", "--model-dir", str(tmp_path / "first"), "--load-epoch", "2")
     assert loaded["metrics"] == results["metrics"]
+
+
+@pytest.mark.parametrize("name", ["PromptSRC", "TipAdapter", "TipAdapterF"])
+def test_what_epochs_add_up_survives_an_interruption(train, tmp_path, data, name, monkeypatch):
+    recipe = ["--config-file", f"configs/trainers/{name}/fashion_mnist.yaml"] if name in DEEP else []
+    options = [*QUICK, "TRAIN.CHECKPOINT_FREQ", "1", "DATALOADER.TRAIN_X.SAMPLER", "SequentialSampler"]
+    options += ["INPUT.TRANSFORMS", "('normalize',)"]  # whose views don't depend on where torch's random state was
+    trainer = TRAINER_REGISTRY.get(name)
+    whole = train(name, "whole", *recipe, options=options)
+
+    def interrupted(self):
+        if self.epoch == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "before_epoch", interrupted)
+        arguments = ["--trainer", name, "--root", str(data), "--output-dir", str(tmp_path / "cut"), "--seed", "1"]
+        assert main([*arguments, *SMALL, *recipe, *options]) == 130
+    assert train(name, "cut", *recipe, options=options)["metrics"] == whole["metrics"]
+    states = [
+        load_checkpoint(str(tmp_path / run / "prompt_learner" / "model.pth.tar-2"))["state_dict"]
+        for run in ("whole", "cut")
+    ]
+    for key, value in states[0].items():
+        assert torch.equal(value, states[1][key]), key
 
 
 def test_an_ensemble_of_templates_is_another_zero_shot_clip(train):
