@@ -6,7 +6,6 @@ not scored again. In the end there are two tables (terminal, Markdown, LaTeX) of
 FPR95 in percent, whose convention stands in dassl/metrics/ood.py. table.csv has a row for each set as well.
 """
 
-import csv
 import json
 import sys
 
@@ -66,10 +65,7 @@ def report(detections, out):
                 tables.append((words, ["method", *SCORES], of_metric, []))
     if not tables:
         return
-    table.show(tables, out)
-    with (out / "table.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([CSV_COLUMNS, *lines])
-    print(f"\nAlso in {out}: table.md, table.tex, table.csv")
+    table.show(tables, [CSV_COLUMNS, *lines], out)
 
 
 def main(argv=None):

@@ -275,22 +275,22 @@ def latex(headers, rows, words):
     return "\n".join([f"% {words}", *body, r"\end{tabular}"])
 
 
-def write_csv(groups, path):
-    """A row for each group: mean, standard deviation, number of seeds, mean seconds of a run; empty where unknown."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(CSV_COLUMNS)
-        for group in groups:
-            cell = group.cell()
-            row = [group.method.name, group.dataset, group.shots, cell.mean, cell.deviation, len(group.runs)]
-            writer.writerow([*row, group.seconds])
+def csv_lines(groups):
+    """CSV_COLUMNS and a line for each group: mean, deviation, number of seeds, mean seconds; None where unknown."""
+    lines = [CSV_COLUMNS]
+    for group in groups:
+        cell = group.cell()
+        line = [group.method.name, group.dataset, group.shots, cell.mean, cell.deviation, len(group.runs)]
+        lines.append([*line, group.seconds])
+    return lines
 
 
-def show(tables, out):
-    """Print tables, and write them as table.md and table.tex into a folder.
+def show(tables, lines, out):
+    """Print tables, and write them as table.md and table.tex into a folder, with table.csv.
 
     Args:
         tables: of each the words above it, the headers, rows of a name and Cells, and lines below it.
+        lines: of table.csv.
 
     Returns:
         The tables in Markdown.
@@ -306,6 +306,9 @@ def show(tables, out):
     out.mkdir(parents=True, exist_ok=True)
     (out / "table.md").write_text("\n".join(markdown), encoding="utf-8")
     (out / "table.tex").write_text("\n\n".join(tex) + "\n", encoding="utf-8")
+    with (out / "table.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(lines)
+    print(f"\nAlso in {out}: table.md, table.tex, table.csv")
     return markdown
 
 
@@ -319,11 +322,9 @@ def write(groups, out, with_published=False):
         filled = [i for i in range(len(headers)) if i == 0 or any(row[i].text() for row in rows)]
         headers, rows = [headers[i] for i in filled], [[row[i] for i in filled] for row in rows]
         tables.append((caption(of_shots), headers, rows, []))
-    markdown = show(tables, out)
+    markdown = show(tables, csv_lines(groups), out)
     if with_published and not any("published" in text for text in markdown):
         print(f"\nNo published figure applies: they are for {PUBLISHED_BACKBONE} on {', '.join(PUBLISHED_DATASETS)}.")
-    write_csv(groups, out / "table.csv")
-    print(f"\nAlso in {out}: table.md, table.tex, table.csv")
 
 
 def main(argv=None):

@@ -10,21 +10,22 @@ are the environment's settings. Trainings come first, then tests of their weight
 test/ of the run's. Finished ones are skipped and interrupted trainings continued. A run of scripts/compare.py on the
 same data is the training of cross_dataset and of domain_generalization on imagenet, and not repeated.
 
-In the end there is a table (terminal, Markdown, LaTeX, CSV). A method that learned prompts of each class is tested only
-where the classes are those of its training.
+In the end there is a table (terminal, Markdown, LaTeX, CSV), and for several DATASETS one of their averages. A method
+that learned prompts of each class is tested only where the classes are those of its training.
 """
 
-import csv
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import harmonic_mean
+from statistics import harmonic_mean, mean
 
 from scripts import compare, table
-from scripts.run import Evaluation, check_name, make_runs, names, unique
+from scripts.run import CONFIGS, Evaluation, check_name, make_runs, names, read_yaml, unique
 
 IMAGENET_VARIANTS = {"imagenetv2": True, "imagenet_sketch": True, "imagenet_a": False, "imagenet_r": False}
 CSV_COLUMNS = ("method", "trained on", "shots", "tested on", "mean", "std", "seeds")
+
+UNDECLARED = 2, "it learned prompts of each class: say class_specific: true where the list of methods has it"
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def domain_generalization(arguments, make, sources=None):
     runs = make(dataset, shots)
     if dataset == "imagenet" and not sources:
         return [Plan(tuple(runs), dataset, tuple(Target(n, n, same_classes=s) for n, s in IMAGENET_VARIANTS.items()))]
-    domains = domains_of(runs[0])
+    domains = domains_of(dataset)
     if not domains:
         raise ValueError(f"{dataset} has no domains: take imagenet (without --sources), or emoji")
     sources = unique(sources or domains[:-1])
@@ -105,12 +106,12 @@ def domain_generalization(arguments, make, sources=None):
     return [Plan(runs, name, tuple(Target(domain, dataset, pairs[domain], True) for domain in others))]
 
 
-def domains_of(run):
-    """Domains that the reader of a run's data set knows."""
-    from dassl.data.datasets import DATASET_REGISTRY  # takes seconds, and other mistakes are told without it
+def domains_of(dataset):
+    """Domains that the reader of a data set knows."""
+    import datasets  # noqa: F401 (takes seconds, and other mistakes are told without it)
+    from dassl.data.datasets import DATASET_REGISTRY
 
-    name = next(iter(compare.configurations([run]).values())).DATASET.NAME
-    return DATASET_REGISTRY.get(name).domains
+    return DATASET_REGISTRY.get(read_yaml(CONFIGS / "datasets" / f"{dataset}.yaml")["DATASET"]["NAME"]).domains
 
 
 def placed(runs, folder, *pairs):
@@ -174,54 +175,94 @@ def group_of(method, commands, shots):
     return table.Group(method, commands[0].dataset, shots, list(seeds), results)
 
 
-def make_table(plan, tests):
-    """Headers, and a row of a method's name and Cells for each method, the same as {method: Groups}."""
-    columns, shots = (
-        {plan.own: plan.runs, **{target.name: tests[target] for target in plan.targets}},
-        plan.runs[0].shots,
-    )
-    groups, rows = {}, []
-    for method in unique(run.method for run in plan.runs):
-        own, *others = groups[method] = [group_of(method, commands, shots) for commands in columns.values()]
-        cells = [table.Cell() if group is None else group.cell() for group in groups[method]]
-        if plan.summary == "HM":
-            both = all(cell.counts for cell in cells)
-            cells.append(
-                table.Cell(harmonic_mean([cell.mean for cell in cells]), counts=True) if both else table.Cell()
-            )
-        elif len(others) > 1:
-            cells.append(table.Cell() if None in others else table.average(others))
+def undeclared(test):
+    """Whether a test of other classes has weights with contexts of each class, (C, M, T, W) in sotglp.Prompts."""
+    from dassl.engine.base import BEST  # takes seconds, and mistakes are told without it
+    from dassl.utils import load_checkpoint
+
+    file = BEST if test.epoch is None else f"model.pth.tar-{test.epoch}"
+    weights = [load_checkpoint(str(path))["state_dict"] for path in test.run.folder.glob(f"*/{file}")]
+    return any(name.endswith("context") and value.ndim == 4 for state in weights for name, value in state.items())
+
+
+def cell_of(groups):
+    """The Cell of a method on what is in a column for one data set or more; empty where a Group is None."""
+    if None in groups:
+        return table.Cell()
+    return groups[0].cell() if len(groups) == 1 else table.average(groups)
+
+
+def harmonic(base, new):
+    """Harmonic mean of the two means, with the deviation over seeds of the seeds' harmonic means.
+
+    base, new: a method's Groups, one for each data set. Empty unless all of their runs are finished.
+    """
+    halves = [cell_of(base), cell_of(new)]
+    if not all(cell.counts for cell in halves):
+        return table.Cell()
+    of_seeds = [
+        harmonic_mean([mean(group.values()[seed] for group in groups) for groups in (base, new)])
+        for seed in base[0].seeds
+    ]
+    return replace(table.statistic(of_seeds), mean=harmonic_mean([cell.mean for cell in halves]))
+
+
+def make_table(headers, summary, groups):
+    """Headers, and a row of a method's name and Cells for each method.
+
+    Args:
+        headers: of the columns.
+        summary: of a Plan.
+        groups: {method: for each column a list of Groups, one for each data set}.
+    """
+    rows = []
+    for method, columns in groups.items():
+        cells = [cell_of(column) for column in columns]
+        if summary == "HM":
+            cells.append(harmonic(*columns))
+        elif len(columns) > 2:
+            cells.append(cell_of([group for column in columns[1:] for group in column]))
         rows.append([method.name, *cells])
     for column in zip(*(row[1:] for row in rows), strict=True):
         table.mark_best(column)
-    summary = [plan.summary] if len(rows[0]) == len(columns) + 2 else []
-    return ["method", *columns, *summary], rows, groups
+    return ["method", *headers, *([summary] if len(rows[0]) > len(headers) + 1 else [])], rows
 
 
 def report(plans, tests, out):
-    """Print the tables of what is finished, one for each plan, and write them into a folder."""
-    tables, lines = [], []
+    """Print the tables of what is finished, one for each plan and one of averages, and write them into a folder."""
+    tables, lines, all_groups = [], [], []
+    notes = ["HM: harmonic mean of the two means; ± is over the seeds' harmonic means."] * (plans[0].summary == "HM")
+    if any(run.method.class_specific for run in plans[0].runs) and not all(t.same_classes for t in plans[0].targets):
+        notes.append("No figure: the method learned prompts of each class, and these are others.")
     for plan, of_plan in zip(plans, tests, strict=True):
-        headers, rows, groups = make_table(plan, of_plan)
-        own = [of_method[0] for of_method in groups.values()]
+        columns = {plan.own: plan.runs, **{target.name: of_plan[target] for target in plan.targets}}
+        groups = {
+            method: [[group_of(method, commands, plan.runs[0].shots)] for commands in columns.values()]
+            for method in unique(run.method for run in plan.runs)
+        }
+        all_groups.append(groups)
+        own = [of_method[0][0] for of_method in groups.values()]
         if not any(group.runs for group in own):
             continue
-        notes = ["HM: harmonic mean of the two means."] if plan.summary == "HM" else []
-        if any(None in of_method for of_method in groups.values()):
-            notes.append("No figure: the method learned prompts of each class, and these are others.")
-        tables.append((f"{table.caption(own)}; trained on {plan.own}", headers, rows, notes))
+        words = f"{table.caption(own)}; trained on {plan.own}"
+        tables.append((words, *make_table(columns, plan.summary, groups), notes))
         for method, of_method in groups.items():
-            for name, group in zip(headers[1:], of_method, strict=False):
+            for name, (group,) in zip(columns, of_method, strict=True):
                 if group:
                     cell = group.cell()
                     tested = [name, cell.mean, cell.deviation, len(group.runs)]
                     lines.append([method.name, f"{group.dataset}, {plan.own}", group.shots, *tested])
     if not tables:
         return
-    table.show(tables, out)
-    with (out / "table.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([CSV_COLUMNS, *lines])
-    print(f"\nAlso in {out}: table.md, table.tex, table.csv")
+    if len(plans) > 1:
+        # Lists of one Group each, joined over the plans, column by column.
+        joined = {
+            method: [sum(column, []) for column in zip(*(groups[method] for groups in all_groups), strict=True)]
+            for method in all_groups[0]
+        }
+        words = table.caption([group for of_method in joined.values() for group in of_method[0]])
+        tables.append((f"Average of {words}", *make_table(columns, plans[0].summary, joined), notes))
+    table.show(tables, [CSV_COLUMNS, *lines], out)
 
 
 def main(argv=None):
@@ -230,12 +271,13 @@ def main(argv=None):
         plans, out = parse(sys.argv[1:] if argv is None else argv)
         runs = [run for plan in plans for run in plan.runs]
         configs = compare.configurations(runs)
+        tests = [tests_of(plan, configs) for plan in plans]
+        evaluations = {test: target for of_plan in tests for target, of_target in of_plan.items() for test in of_target}
+        compare.configurations(evaluations)
         jobs, threads = compare.jobs_and_threads()
     except ValueError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    tests = [tests_of(plan, configs) for plan in plans]
-    evaluations = [test for of_plan in tests for of_target in of_plan.values() for test in of_target]
     both = [*runs, *evaluations]
     finished = sum(command.finished for command in both)
     print(
@@ -246,7 +288,8 @@ def main(argv=None):
     try:
         failed = compare.execute([run for run in runs if not run.finished], jobs, threads)
         ready = [test for test in evaluations if test.run.finished and not test.finished]
-        failed |= compare.execute(ready, jobs, threads)
+        wrong = {test: UNDECLARED for test in ready if not evaluations[test].same_classes and undeclared(test)}
+        failed |= wrong | compare.execute([test for test in ready if test not in wrong], jobs, threads)
         report(plans, tests, out)
     except KeyboardInterrupt:
         return compare.tell_interrupted(both)

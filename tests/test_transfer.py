@@ -2,13 +2,19 @@
 
 import csv
 import json
+import signal
+import subprocess
+import sys
+import time
+from statistics import stdev
 
 import pytest
 import torch
 
 import train
 from dassl.engine import build_trainer
-from scripts import compare, transfer
+from scripts import compare, table, transfer
+from scripts.run import read_methods
 
 QUICK = ["OPTIM.MAX_EPOCH", "1", "TEST.SPLIT", "val"]
 SHARED = ["--method", "zero-shot CLIP", "--method", "CoOp, shared context"]
@@ -21,6 +27,23 @@ def environment(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     for name, value in {"DATA": "data", "OUTPUT": str(tmp_path), "SEEDS": "1 2"}.items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(autouse=True)
+def signals():
+    """Sets back the handlers that the script in this process installs."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def planned(*words):
@@ -89,12 +112,51 @@ def test_a_mistake_is_one_line(environment, capsys, words, message):
     assert line.startswith("error: ") and message in line
 
 
+def group(dataset, accuracies, seeds=3):
+    """A Group of seeds 1, 2, ... with these accuracies; those that there are not are not finished."""
+    results = {seed: {"metrics": {"accuracy": accuracy}} for seed, accuracy in enumerate(accuracies, 1)}
+    method = read_methods()["CoOp, shared context"]
+    return table.Group(method, dataset, 16, list(range(1, seeds + 1)), results)
+
+
+def test_harmonic_mean_by_hand():
+    """Means 60 and 40: 48. Seeds: 80 and 20 give 32, 60 and 60 give 60, 40 and 40 give 40."""
+    base, new = group("emoji", [80.0, 60.0, 40.0]), group("emoji", [20.0, 60.0, 40.0])
+    cell = transfer.harmonic([base], [new])
+    assert cell.mean == pytest.approx(48) and cell.deviation == pytest.approx(stdev([32, 60, 40]))
+    assert transfer.harmonic([base], [group("emoji", [20.0, 60.0])]).text() == ""
+    # Of two data sets: means 60 and 50; seeds' averages are 70 and 35, 60 and 60, 50 and 55.
+    others = [group("dtd", [60.0, 60.0, 60.0]), group("dtd", [50.0, 60.0, 70.0])]
+    cell = transfer.harmonic([base, others[0]], [new, others[1]])
+    assert cell.mean == pytest.approx(2 * 60 * 50 / 110)
+    assert cell.deviation == pytest.approx(stdev([2 * 70 * 35 / 105, 60, 2 * 50 * 55 / 105]))
+
+
+def test_the_average_is_of_the_targets_and_only_of_all():
+    columns = [[group("emoji", [90.0] * 3)], [group("dtd", [50.0] * 3)], [group("eurosat", [60.0] * 3)]]
+    method = read_methods()["CoOp, shared context"]
+    headers, rows = transfer.make_table(["emoji", "dtd", "eurosat"], "average", {method: columns})
+    assert headers == ["method", "emoji", "dtd", "eurosat", "average"] and rows[0][-1].text() == "55.0 ± 0.0"
+    columns[2] = [None]
+    _, rows = transfer.make_table(["emoji", "dtd", "eurosat"], "average", {method: columns})
+    assert [cell.text() for cell in rows[0][1:]] == ["90.0 ± 0.0", "50.0 ± 0.0", "", ""]
+
+
 def test_base_to_new_from_start_to_table(environment, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("SEEDS", "1")
+    for name, value in {"SEEDS": "1", "JOBS": "1"}.items():
+        monkeypatch.setenv(name, value)
     words = ["base_to_new", *METHODS, "fashion_mnist", "2", *QUICK]
+    # Interrupted when the first of three runs is finished; the same command does the rest.
+    command = [sys.executable, "-m", "scripts.transfer", *words]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: list(tmp_path.rglob("results.json")))
+    process.send_signal(signal.SIGINT)
+    assert "interrupted: 1 of 5 runs are finished" in process.communicate(timeout=20)[1] and process.returncode == 130
+    (early,) = tmp_path.rglob("results.json")
+    before = early.stat().st_mtime_ns
     assert transfer.main(words) == 0
     first = capsys.readouterr().out
-    assert "3 runs and 2 tests of them, 0 finished before" in first
+    assert "3 runs and 2 tests of them, 1 finished before" in first and early.stat().st_mtime_ns == before
     out = tmp_path / "base_to_new_fashion_mnist_2shots"
     rows = {row["method"] + " " + row["tested on"]: row for row in csv.DictReader((out / "table.csv").open())}
     assert len(rows) == 5 and "CoOp, class-specific contexts new" not in rows
@@ -123,4 +185,29 @@ def test_base_to_new_from_start_to_table(environment, tmp_path, monkeypatch, cap
     assert transfer.main(words) == 0
     again = capsys.readouterr().out
     assert "4 finished before" in again and first.split("\n\n", 1)[1] == again.split("\n\n", 1)[1]
-    assert [p for p, time in done.items() if p.stat().st_mtime_ns != time] == [removed]
+    assert [p for p, moment in done.items() if p.stat().st_mtime_ns != moment] == [removed]
+
+    # Prompts of each class that the list of methods does not declare are not tested on other classes.
+    (tmp_path / "methods.yaml").write_text(
+        "mine: {trainer: CoOp, variant: class-specific-contexts, options: [TRAINER.COOP.CSC True]}"
+    )
+    assert transfer.main([words[0], "--methods", str(tmp_path / "methods.yaml"), *words[-6:]]) == 2
+    captured = capsys.readouterr()
+    assert "say class_specific: true" in captured.err and "0 of 1 seeds" in captured.out
+
+    # A finished test with other settings is refused, not shown.
+    path.write_text(path.read_text().replace("SUBSAMPLE_CLASSES: new", "SUBSAMPLE_CLASSES: all"))
+    assert transfer.main(words) == 2
+    assert "finished with other settings (DATASET.SUBSAMPLE_CLASSES all -> new)" in capsys.readouterr().err
+
+
+def test_domains_do_not_depend_on_other_runs(environment, tmp_path):
+    """A comparison's run of the same data set, finished with other settings, is another run."""
+    plan, _, _ = planned("domain_generalization", *SHARED, "emoji", "4")
+    assert all("domain_generalization" in run.folder.parts for run in plan.runs)
+    assert plan.own == "noto+twemoji+fluent" and [target.name for target in plan.targets] == ["openmoji"]
+    other = compare.make_runs([plan.runs[0].method], ["emoji"], ["4"])[0].folder
+    other.mkdir(parents=True)
+    (other / "results.json").write_text("{}")
+    (other / "config.yaml").write_text("TEST: {SPLIT: val}")
+    planned("domain_generalization", *SHARED, "emoji", "4")
