@@ -1,8 +1,8 @@
 """Features of test images kept for other runs: the same results, images read once, damage and change noticed."""
 
-import multiprocessing
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -149,21 +149,23 @@ def test_images_that_may_be_left_out_are_not_kept(build, tmp_path):
     assert not (tmp_path / "features").exists()
 
 
-def encode(build, folder, barrier):
-    trainer = build()
-    count, features = [], trainer.model.features
-    trainer.model.features = lambda images: count.append(len(images)) or features(images)
-    barrier.wait()
-    trainer.test()
-    (folder / f"{os.getpid()}.count").write_text(str(sum(count)))
+def test_of_two_runs_at_once_one_encodes_and_the_other_waits(build):
+    trainers, encoded, barrier = [build(), build()], [0, 0], threading.Barrier(2)
 
+    def test(i):
+        features = trainers[i].model.features
 
-def test_of_two_runs_at_once_one_encodes_and_the_other_waits(build, tmp_path):
-    context = multiprocessing.get_context("fork")
-    barrier = context.Barrier(2)
-    processes = [context.Process(target=encode, args=(build, tmp_path, barrier)) for _ in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert sorted(int(path.read_text()) for path in tmp_path.glob("*.count")) == [0, 20]
+        def counted(images):
+            encoded[i] += len(images)
+            return features(images)
+
+        trainers[i].model.features = counted
+        barrier.wait()
+        trainers[i].test()
+
+    threads = [threading.Thread(target=test, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(encoded) == [0, 20]
