@@ -1,6 +1,6 @@
 """CLIP-LoRA against the paper's formula, written out with loops on a tiny CLIP, and its way through train.py.
 
-The loops call nothing of the library's towers: only weights are read. The towers differ in width and have several heads.
+The loops call nothing of the library's towers: only weights are read. The towers differ in width, with several heads.
 """
 
 import math

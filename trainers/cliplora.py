@@ -10,7 +10,6 @@ from yacs.config import CfgNode as CN
 
 from dassl.engine import TRAINER_REGISTRY
 from sotglp import PromptedCLIP
-from sotglp.templates import template_of
 from sotglp.trainer import CLIPTrainer
 
 
@@ -87,5 +86,6 @@ class CLIPLoRA(CLIPTrainer):
             raise ValueError(f"TRAINER.CLIPLORA.RANK must be 1 or more and DROPOUT 0 to below 1, got {given}")
 
     def make_model(self, clip, names):
-        node, template = self.node, template_of(self.cfg.DATASET.NAME)
-        return AdaptedCLIP(clip, [template.format(n) for n in names], node.RANK, node.ALPHA, node.DROPOUT)
+        node = self.node
+        prompts = [f"a photo of a {name}." for name in names]  # on every data set, as the paper's authors have it
+        return AdaptedCLIP(clip, prompts, node.RANK, node.ALPHA, node.DROPOUT)
