@@ -20,7 +20,6 @@ from tqdm import tqdm
 
 import train
 from dassl.config import get_cfg_default
-from dassl.data.data_manager import build_data_loader
 from dassl.engine import TRAINER_REGISTRY
 from dassl.metrics import auroc, fpr_at_95
 from dassl.utils import UserError, write_json
@@ -93,14 +92,7 @@ def evaluate(trainer, sets, temperature=1.0):
     inside = score_images(trainer, trainer.batches_to_evaluate(split), temperature, "in-distribution")
     images, results = {"in-distribution": len(next(iter(inside.values())))}, {}
     for name, items in sets.items():
-        loader = build_data_loader(
-            cfg,
-            data_source=items,
-            batch_size=cfg.DATALOADER.TEST.BATCH_SIZE,
-            tfm=trainer.test_loader.dataset.transform,
-            is_train=False,
-        )
-        outside = score_images(trainer, trainer.encoded(loader), temperature, name)
+        outside = score_images(trainer, trainer.encoded(trainer.loader_of(items)), temperature, name)
         images[name] = len(next(iter(outside.values())))
         results[name] = {
             score: {metric: law(inside[score], outside[score]) for metric, law in METRICS.items()} for score in inside

@@ -44,7 +44,7 @@ class CLIPTrainer(TrainerX):
         clip.check_pixels(cfg.INPUT.SIZE, cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD)
         names = [name.replace("_", " ") for name in self.dm.dataset.classnames]
         self.model = self.make_model(clip, names).to(self.device)
-        self.text, self.predicted = None, defaultdict(list)
+        self.text, self.predicted, self.kept = None, defaultdict(list), {}
         if list(self.model.learned.parameters()):
             self.optim = build_optimizer(self.model.learned, cfg.OPTIM)
             self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
@@ -97,12 +97,15 @@ class CLIPTrainer(TrainerX):
         folder = self.cfg.INPUT.get("FEATURE_CACHE")  # which other toolboxes don't know
         if not folder or not self.model.frozen_images or self.cfg.DATALOADER.ON_ERROR == "skip":
             return loader
-        try:
-            with self.precision.autocast():
-                return EncodedImages(loader, self.model, folder, half=self.precision.enabled)
-        except OSError as error:
-            print(f"features are not kept in {folder}: {error}", file=sys.stderr)
-            return loader
+        key = loader, self.model.local
+        if key not in self.kept:  # a key hashes all weights, too long for each epoch that ends in a validation
+            try:
+                with self.precision.autocast():
+                    self.kept[key] = EncodedImages(loader, self.model, folder, half=self.precision.enabled)
+            except OSError as error:
+                print(f"features are not kept in {folder}: {error}", file=sys.stderr)
+                self.kept[key] = loader
+        return self.kept[key]
 
     def parse_batch_test(self, batch):
         """A batch's images, or their features, and its labels on the device."""
@@ -113,19 +116,21 @@ class CLIPTrainer(TrainerX):
 
     def match(self, input):
         """What the model makes of images, or of their features, and `self.text`."""
-        features = input if isinstance(input, tuple) else self.model.features(input)
-        return self.model.match(features, self.text)
+        return self.model.match(self.features(input), self.text)
 
-    def encode_training_images(self, transform):
-        """`encode_images` of all training images, in their order."""
-        loader = build_data_loader(
+    def features(self, input):
+        """Features of images; features themselves (a tuple) as they are."""
+        return input if isinstance(input, tuple) else self.model.features(input)
+
+    def loader_of(self, items, transform=None):
+        """The loader of a list of Datum as in a test, in their order; `transform` instead of the test's."""
+        return build_data_loader(
             self.cfg,
-            data_source=self.dm.dataset.train_x,
+            data_source=items,
             batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE,
-            tfm=transform,
+            tfm=transform or self.test_loader.dataset.transform,
             is_train=False,
         )
-        return self.encode_images(loader)
 
     @torch.no_grad()
     def encode_images(self, batches):
@@ -134,7 +139,7 @@ class CLIPTrainer(TrainerX):
         for batch in batches:
             input, label = self.parse_batch_test(batch)
             with self.precision.autocast():
-                class_token = (input if isinstance(input, tuple) else self.model.features(input))[0]
+                class_token, _ = self.features(input)
             features.append(class_token.float() @ self.model.clip.visual.proj)
             labels.append(label)
         return torch.cat(features), torch.cat(labels)

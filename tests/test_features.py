@@ -13,6 +13,7 @@ import train
 from dassl.data import data_manager
 from dassl.engine import build_trainer
 from dassl.utils import set_random_seed
+from sotglp.features import EncodedImages
 
 COMMON = [
     *("--dataset-config-file", "configs/datasets/fashion_mnist.yaml", "--config-file", "configs/backbones/small.yaml"),
@@ -84,6 +85,16 @@ def test_methods_seeds_and_shots_share_the_features_of_a_stream(build, reads, tm
     assert not others and sorted(path.name for path in folder.iterdir()) == ["class.npy", "lock", "vv.npy"]
     build("LoCoOp").test()
     assert len(reads) == 40 and (folder / "value.npy").is_file(), "another stream is another pass"
+
+
+def test_tests_after_each_epoch_look_for_the_features_once(build, monkeypatch):
+    keys, key = [], EncodedImages.key
+    monkeypatch.setattr(EncodedImages, "key", lambda *of: keys.append(of) or key(*of))
+    trainer = build()
+    assert trainer.test("val") == trainer.test("val") and len(keys) == 1
+    trainer.model.local = "value"  # another stream is other files
+    trainer.test("val")
+    assert len(keys) == 2
 
 
 @pytest.mark.parametrize("change", ["pixels", "file", "weights"])

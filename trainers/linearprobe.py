@@ -43,7 +43,7 @@ class LinearProbe(CLIPTrainer):
         return ProbedCLIP(clip, nn.Linear(clip.visual.proj.shape[1], len(names)))
 
     def run_epoch(self):
-        train = self.encode_training_images(self.test_loader.dataset.transform)
+        train = self.encode_images(self.loader_of(self.dm.dataset.train_x))
         classifier = fit(*train, self.node.DECAY) if self.val_loader is None else self.search(*train)
         weight, bias = torch.tensor(classifier.coef_), torch.tensor(classifier.intercept_)
         if len(weight) == 1:  # of two classes scikit-learn keeps the second, against the first

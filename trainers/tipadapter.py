@@ -53,20 +53,14 @@ class CachedCLIP(PromptedCLIP):
 
     def match(self, features, text):
         """Similarities with g (B, C, 1): the cosines with the text, plus the cache's logits over the logit scale."""
-        images = self.to_joint(features[0])
-        s = None if features[1] is None else similarities(self.to_joint(features[1]), text)
-        return Similarities(similarities(images, text) + self.learned(images).unsqueeze(-1) / self.logit_scale, s)
+        g, s = super().match(features, text)
+        cached = self.learned(self.to_joint(features[0]))
+        return Similarities(g + cached.unsqueeze(-1) / self.logit_scale, s)
 
 
-@TRAINER_REGISTRY.register()
-class TipAdapter(CLIPTrainer):
-    """Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification, https://arxiv.org/abs/2111.03930
+class CacheTrainer(CLIPTrainer):
+    """After the last epoch alpha and beta are searched for on the validation images; without any they stay."""
 
-    An epoch adds a view of each training image to its key. After the last one alpha and beta are searched for on the
-    validation images; without any they stay.
-    """
-
-    NODE = "TIPADAPTER"
     FINETUNED = False
 
     @classmethod
@@ -82,11 +76,9 @@ class TipAdapter(CLIPTrainer):
         return CachedCLIP(clip, text, Cache(labels, *text.shape, self.node.ALPHA, self.node.BETA, self.FINETUNED))
 
     def add_view(self):
-        features, _ = self.encode_training_images(self.train_loader_x.dataset.transform)
+        transform = self.train_loader_x.dataset.transform
+        features, _ = self.encode_images(self.loader_of(self.dm.dataset.train_x, transform))
         self.model.learned.keys.data += features
-
-    def run_epoch(self):
-        self.add_view()
 
     def after_epoch(self):
         if self.epoch + 1 == self.max_epoch and self.val_loader is not None:
@@ -100,22 +92,34 @@ class TipAdapter(CLIPTrainer):
         images, labels = self.encode_images(self.encoded(self.val_loader))
         images = F.normalize(images, dim=-1)
         affinities, zero_shot = cache.affinities(images), self.model.logit_scale * similarities(images, text)[..., 0]
-        steps = {name: torch.linspace(0.1, LARGEST[name], STEPS[name]).tolist() for name in LARGEST}
-        pairs = [(alpha, beta) for beta in steps["beta"] for alpha in steps["alpha"]]
-        best, logits_of, of_beta = -1, None, None
-        for alpha, beta in [(cache.alpha.item(), cache.beta.item()), *pairs]:
-            if beta != of_beta:
-                of_beta, logits_of = beta, cache.logits(affinities, beta)
-            hits = ((zero_shot + alpha * logits_of).argmax(dim=1) == labels).sum().item()
-            if hits > best:
-                best, found = hits, (alpha, beta)
+        alphas, betas = (torch.linspace(0.1, LARGEST[name], STEPS[name]).tolist() for name in ("alpha", "beta"))
+        best = -1
+        for beta, of_beta in [(cache.beta.item(), [cache.alpha.item()]), *((beta, alphas) for beta in betas)]:
+            logits = cache.logits(affinities, beta)
+            for alpha in of_beta:
+                hits = ((zero_shot + alpha * logits).argmax(dim=1) == labels).sum().item()
+                if hits > best:
+                    best, found = hits, (alpha, beta)
         cache.alpha.fill_(found[0]), cache.beta.fill_(found[1])
         print(f"alpha {found[0]:.2f} and beta {found[1]:.2f}: {best} of {len(labels)} validation images")
 
 
 @TRAINER_REGISTRY.register()
-class TipAdapterF(TipAdapter):
-    """Tip-Adapter-F: the keys, normalised means over views, are then learned."""
+class TipAdapter(CacheTrainer):
+    """Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification, https://arxiv.org/abs/2111.03930
+
+    An epoch adds a view of each training image to its key.
+    """
+
+    NODE = "TIPADAPTER"
+
+    def run_epoch(self):
+        self.add_view()
+
+
+@TRAINER_REGISTRY.register()
+class TipAdapterF(CacheTrainer):
+    """Tip-Adapter-F, of the same paper: the keys, normalised means over views, are then learned."""
 
     NODE = "TIPADAPTERF"
     FINETUNED = True
@@ -132,6 +136,3 @@ class TipAdapterF(TipAdapter):
                 self.add_view()
             keys = self.model.learned.keys.data
             keys.copy_(F.normalize(keys, dim=-1))
-
-    def run_epoch(self):
-        CLIPTrainer.run_epoch(self)
