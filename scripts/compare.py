@@ -203,14 +203,45 @@ def stop(processes, patience=10):
         process.wait()
 
 
-def end_by_interrupt():
-    """Let signals that are to end this process raise KeyboardInterrupt."""
+def carry_out(told, runs, report, jobs, threads, tests=(), refuse=lambda test: None):
+    """Start what is not finished, wait for it and report; return the exit code as `main` does.
+
+    Args:
+        told: what there is to do, in words.
+        runs, tests: scripts.run.Commands; tests, of `runs`, come when these have ended, if theirs is finished.
+        report: a function that prints the results.
+        refuse: a function of a test that gives its (exit code, error line) if it must not be started, else None.
+    """
+    print(f"{told}; {jobs} at a time", flush=True)
     # SIGINT even if it is ignored, as in a script's background: runs would inherit that, and could not be stopped.
     signals = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # that is nohup
         signals.append(signal.SIGHUP)
     for number in signals:
         signal.signal(number, interrupt)
+    try:
+        failed = execute([run for run in runs if not run.finished], jobs, threads)
+        ready = [test for test in tests if test.run.finished and not test.finished]
+        refused = {test: reason for test in ready if (reason := refuse(test))}
+        failed |= refused | execute([test for test in ready if test not in refused], jobs, threads)
+        report()
+    except KeyboardInterrupt:
+        message = f"{finished_of(runs, tests)} runs are finished, the same command continues"
+        print(f"interrupted: {message}", file=sys.stderr)
+        return 130
+    for message in unique(line for _, line in failed.values()):
+        alike = [run for run, (_, line) in failed.items() if line == message]
+        more = f" and {len(alike) - 1} more" * (len(alike) > 1)
+        print(f"error: {alike[0]}{more}: {message}", file=sys.stderr)
+    if failed:
+        return 2 if all(code == 2 for code, _ in failed.values()) else 1
+    return 0
+
+
+def finished_of(runs, tests=()):
+    """How many commands are finished, of how many: "3 of 5"."""
+    both = [*runs, *tests]
+    return f"{sum(command.finished for command in both)} of {len(both)}"
 
 
 def interrupt(number, frame):
@@ -252,34 +283,8 @@ def main(argv=None):
     except ValueError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    rest = [run for run in runs if not run.finished]
-    print(f"{len(runs)} runs, {len(runs) - len(rest)} of them finished before; {jobs} at a time", flush=True)
-    end_by_interrupt()
-    try:
-        failed = execute(rest, jobs, threads)
-        report(configs, out, published)
-    except KeyboardInterrupt:
-        return tell_interrupted(runs)
-    return tell_failed(failed)
-
-
-def tell_interrupted(runs):
-    """Say how far the runs are; return the exit code."""
-    finished = sum(run.finished for run in runs)
-    message = f"{finished} of {len(runs)} runs are finished, the same command continues"
-    print(f"interrupted: {message}", file=sys.stderr)
-    return 130
-
-
-def tell_failed(failed):
-    """Print what `execute` returns, a line for all that failed alike; return the exit code."""
-    for message in unique(line for _, line in failed.values()):
-        alike = [run for run, (_, line) in failed.items() if line == message]
-        more = f" and {len(alike) - 1} more" * (len(alike) > 1)
-        print(f"error: {alike[0]}{more}: {message}", file=sys.stderr)
-    if failed:
-        return 2 if all(code == 2 for code, _ in failed.values()) else 1
-    return 0
+    told = f"{len(runs)} runs, {sum(run.finished for run in runs)} of them finished before"
+    return carry_out(told, runs, lambda: report(configs, out, published), jobs, threads)
 
 
 if __name__ == "__main__":

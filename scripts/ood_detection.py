@@ -18,54 +18,54 @@ BEST = {"AUROC": max, "FPR95": min}
 AVERAGE = "average"
 
 
-def read(detections):
-    """{seed: {set: {score: {metric: value}}}} of those that are finished, with the average as a set."""
-    found = {}
+def group_of(method, detections):
+    """The Group of a method's detections; a metric's name is (OOD set or AVERAGE, score, metric)."""
+    runs = {}
     for detection in detections:
         if detection.finished:
             results = json.loads((detection.folder / detection.result).read_text(encoding="utf-8"))
-            found[detection.run.seed] = {**results["sets"], AVERAGE: results["average"]}
-    return found
+            by_set = {**results["sets"], AVERAGE: results["average"]}
+            runs[detection.run.seed] = {"metrics": flat(by_set)}
+    run = detections[0].run
+    return table.Group(method, run.dataset, run.shots, [detection.run.seed for detection in detections], runs)
 
 
-def cell_of(found, seeds, name, score, metric):
-    """Mean and deviation over the seeds; empty if the method lacks the score."""
-    values = [sets[name][score][metric] for sets in found.values() if score in sets[name]]
-    cell = table.statistic(values)
-    if values and len(found) < len(seeds):
-        cell.note, cell.counts = f"{len(found)} of {len(seeds)} seeds", False
-    return cell
+def flat(by_set):
+    """{set: {score: {metric: value}}} -> {(set, score, metric): value}."""
+    return {
+        (name, score, metric): value
+        for name, by_score in by_set.items()
+        for score, metrics in by_score.items()
+        for metric, value in metrics.items()
+    }
 
 
 def report(detections, out):
     """Print two tables for each data set and number of shots, and write them into a folder."""
-    tables, lines = [], []
-    for dataset, shots in unique((d.run.dataset, d.run.shots) for d in detections):
-        of_table = [d for d in detections if (d.run.dataset, d.run.shots) == (dataset, shots)]
-        by_method = {m: [d for d in of_table if d.run.method == m] for m in unique(d.run.method for d in of_table)}
-        rows = {metric: [] for metric in METRICS}
-        for method, of_method in by_method.items():
-            found, seeds = read(of_method), [d.run.seed for d in of_method]
-            for name in next(iter(found.values()), ()):
-                for metric in METRICS:
-                    cells = [cell_of(found, seeds, name, score, metric) for score in SCORES]
-                    if name == AVERAGE:
-                        rows[metric].append([method.name, *cells])
-                    for score, cell in zip(SCORES, cells, strict=True):
-                        if cell.mean is not None:
-                            which = [method.name, dataset, shots, name, score, metric]
-                            lines.append([*which, cell.mean, cell.deviation, len(found)])
-        for metric, of_metric in rows.items():
-            for column in zip(*(row[1:] for row in of_metric), strict=True):
+    places = unique((d.run.dataset, d.run.shots, d.run.method) for d in detections)
+    groups = [
+        group_of(place[-1], [d for d in detections if (d.run.dataset, d.run.shots, d.run.method) == place])
+        for place in places
+    ]
+    groups = [group for group in groups if group.runs]
+    tables, lines = [], [CSV_COLUMNS]
+    for dataset, shots in unique((group.dataset, group.shots) for group in groups):
+        of_table = [group for group in groups if (group.dataset, group.shots) == (dataset, shots)]
+        for metric in METRICS:
+            rows = [
+                [group.method.name, *(group.cell((AVERAGE, score, metric)) for score in SCORES)] for group in of_table
+            ]
+            for column in zip(*(row[1:] for row in rows), strict=True):
                 table.mark_best(column, BEST[metric])
-            if of_metric:
-                words = (
-                    f"{dataset}, {shots} shots: {metric} in %, averages over the OOD sets, mean ± standard deviation"
-                )
-                tables.append((words, ["method", *SCORES], of_metric, []))
-    if not tables:
-        return
-    table.show(tables, [CSV_COLUMNS, *lines], out)
+            words = f"{dataset}, {shots} shots: {metric} in %, averages over the OOD sets, mean ± standard deviation"
+            tables.append((words, ["method", *SCORES], rows, []))
+    for group in groups:
+        for key in next(iter(group.runs.values()))["metrics"]:
+            cell = group.cell(key)
+            what = [group.method.name, group.dataset, group.shots, *key]
+            lines.append([*what, cell.mean, cell.deviation, len(group.runs)])
+    if tables:
+        table.show(tables, lines, out)
 
 
 def main(argv=None):
@@ -78,19 +78,10 @@ def main(argv=None):
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     detections = [Detection(run) for run in runs]
-    both = [*runs, *detections]
-    count = sum(command.finished for command in both)
-    finished = f"{count} of {len(both)} finished before"
-    print(f"{len(runs)} runs and their OOD detection, {finished}; {jobs} at a time", flush=True)
-    compare.end_by_interrupt()
-    try:
-        failed = compare.execute([run for run in runs if not run.finished], jobs, threads)
-        ready = [detection for detection in detections if detection.run.finished and not detection.finished]
-        failed |= compare.execute(ready, jobs, threads)
-        report(detections, out.with_name(f"ood_{out.name}"))
-    except KeyboardInterrupt:
-        return compare.tell_interrupted(both)
-    return compare.tell_failed(failed)
+    finished = compare.finished_of(runs, detections)
+    told = f"{len(runs)} runs and their OOD detection, {finished} finished before"
+    out = out.with_name(f"ood_{out.name}")
+    return compare.carry_out(told, runs, lambda: report(detections, out), jobs, threads, detections)
 
 
 if __name__ == "__main__":

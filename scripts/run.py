@@ -153,6 +153,10 @@ class Evaluation(Command):
         return self.run.method
 
     @property
+    def seed(self):
+        return self.run.seed
+
+    @property
     def folder(self):
         return self.run.folder / "test" / self.name
 

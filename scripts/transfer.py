@@ -170,7 +170,7 @@ def group_of(method, commands, shots):
     commands = [command for command in commands if command.method == method]
     if not commands:
         return None
-    seeds = {getattr(command, "run", command).seed: command.folder / "results.json" for command in commands}
+    seeds = {command.seed: command.folder / command.result for command in commands}
     results = {seed: table.read_run(path) for seed, path in seeds.items() if path.is_file()}
     return table.Group(method, commands[0].dataset, shots, list(seeds), results)
 
@@ -278,22 +278,13 @@ def main(argv=None):
     except ValueError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    both = [*runs, *evaluations]
-    finished = sum(command.finished for command in both)
-    print(
-        f"{len(runs)} runs and {len(evaluations)} tests of them, {finished} finished before; {jobs} at a time",
-        flush=True,
-    )
-    compare.end_by_interrupt()
-    try:
-        failed = compare.execute([run for run in runs if not run.finished], jobs, threads)
-        ready = [test for test in evaluations if test.run.finished and not test.finished]
-        wrong = {test: UNDECLARED for test in ready if not evaluations[test].same_classes and undeclared(test)}
-        failed |= wrong | compare.execute([test for test in ready if test not in wrong], jobs, threads)
-        report(plans, tests, out)
-    except KeyboardInterrupt:
-        return compare.tell_interrupted(both)
-    return compare.tell_failed(failed)
+    finished = sum(command.finished for command in (*runs, *evaluations))
+    told = f"{len(runs)} runs and {len(evaluations)} tests of them, {finished} finished before"
+
+    def refuse(test):
+        return UNDECLARED if not evaluations[test].same_classes and undeclared(test) else None
+
+    return compare.carry_out(told, runs, lambda: report(plans, tests, out), jobs, threads, evaluations, refuse)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A data set of coloured squares on disk and a tiny trainer, both registered as any plug-in is."""
 
 import os.path as osp
+import signal
 
 import numpy as np
 import pytest
@@ -124,3 +125,16 @@ def make_cfg(tiny_values):
         return cfg
 
     return make
+
+
+@pytest.fixture
+def environment(tmp_path, monkeypatch):
+    """The scripts' settings, with results in tmp_path; the signal handlers that a script installs are set back."""
+    for name in ("BACKBONE", "VARIANT", "JOBS", "FEATURES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"DATA": "data", "OUTPUT": str(tmp_path), "SEEDS": "1 2"}.items():
+        monkeypatch.setenv(name, value)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

@@ -6,24 +6,15 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from processes import living, wait_for
 
 from scripts import compare
 from scripts.run import make_runs, read_methods
 
 QUICK = ["OPTIM.MAX_EPOCH", "1", "TEST.SPLIT", "val"]
 FEW = ["--method", "zero-shot CLIP", "--method", "CoOp, shared context", "fashion_mnist", "1", *QUICK]
-
-
-@pytest.fixture
-def environment(tmp_path, monkeypatch):
-    """The scripts' settings, with results in tmp_path."""
-    for name in ("BACKBONE", "VARIANT", "JOBS", "FEATURES"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in {"DATA": "data", "OUTPUT": str(tmp_path), "SEEDS": "1 2"}.items():
-        monkeypatch.setenv(name, value)
 
 
 def test_runs_of_all_methods_data_sets_shots_and_seeds(environment, tmp_path):
@@ -171,44 +162,13 @@ def test_stop_kills_what_an_interrupt_does_not_end():
     wait_for(lambda: not living(str(process.pid), by="session"), 5)
 
 
-def living(text, by="cmdline"):
-    """Processes that are no zombies, whose command line holds the text, or whose session is of that number."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            status = (folder / "stat").read_text().rpartition(")")[2].split()
-            cmdline = (folder / "cmdline").read_text()
-        except OSError:
-            continue
-        if status[0] != "Z" and (text == status[3] if by == "session" else text in cmdline):
-            found.append(folder.name)
-    return found
-
-
-def wait_for(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 def rows(out):
     """table.csv without the seconds."""
     with (out / "table.csv").open(newline="") as file:
         return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
 
 
-@pytest.fixture
-def signals():
-    """Sets back the handlers that a comparison in this process installs."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.getsignal(number) for number in numbers]
-    yield
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
-
-
-def test_a_stopped_comparison_leaves_no_process_and_is_continued(environment, signals, tmp_path, monkeypatch, capsys):
+def test_a_stopped_comparison_leaves_no_process_and_is_continued(environment, tmp_path, monkeypatch, capsys):
     """Interrupted in its second run and started again, it makes the table of one that was not interrupted."""
     for name, value in {"DATA": str(tmp_path / "data"), "SEEDS": "1", "JOBS": "1"}.items():
         monkeypatch.setenv(name, value)

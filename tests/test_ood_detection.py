@@ -8,11 +8,7 @@ import pytest
 from scripts import ood_detection, table
 
 
-def test_from_start_to_tables(tmp_path, monkeypatch, capsys):
-    for name in ("BACKBONE", "VARIANT", "JOBS", "FEATURES"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in {"DATA": "data", "OUTPUT": str(tmp_path), "SEEDS": "1 2"}.items():
-        monkeypatch.setenv(name, value)
+def test_from_start_to_tables(environment, tmp_path, capsys):
     methods = ["--method", "zero-shot CLIP", "--method", "CoCoOp"]
     words = [*methods, "fashion_mnist", "1", "OPTIM.MAX_EPOCH", "1", "TEST.SPLIT", "val"]
     assert ood_detection.main(words) == 0

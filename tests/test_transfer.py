@@ -5,11 +5,11 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from statistics import stdev
 
 import pytest
 import torch
+from processes import wait_for
 
 import train
 from dassl.engine import build_trainer
@@ -19,31 +19,6 @@ from scripts.run import read_methods
 QUICK = ["OPTIM.MAX_EPOCH", "1", "TEST.SPLIT", "val"]
 SHARED = ["--method", "zero-shot CLIP", "--method", "CoOp, shared context"]
 METHODS = [*SHARED, "--method", "CoOp, class-specific contexts"]
-
-
-@pytest.fixture
-def environment(tmp_path, monkeypatch):
-    for name in ("BACKBONE", "VARIANT", "JOBS", "FEATURES"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in {"DATA": "data", "OUTPUT": str(tmp_path), "SEEDS": "1 2"}.items():
-        monkeypatch.setenv(name, value)
-
-
-@pytest.fixture(autouse=True)
-def signals():
-    """Sets back the handlers that the script in this process installs."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.getsignal(number) for number in numbers]
-    yield
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
-
-
-def wait_for(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def planned(*words):
