@@ -44,6 +44,7 @@ class Method:
     published: str = ""
     core: bool = True
     class_specific: bool = False
+    patches: str = ""
 
 
 class Command:
@@ -85,6 +86,7 @@ class Run(Command):
     root: str
     output: str
     features: str = ""
+    streams: tuple = ()
     options: tuple = ()
 
     def __str__(self):
@@ -127,6 +129,7 @@ class Run(Command):
             *self.options,
             *self.method.options,
             *("DATASET.NUM_SHOTS", str(shots), "INPUT.FEATURE_CACHE", self.features),
+            *("INPUT.FEATURE_STREAMS", str(self.streams)),
             *pairs,
         ]
 
@@ -250,6 +253,7 @@ def make_runs(methods, datasets, shots, options=(), seeds=None):
     shots = unique(whole_number(number, 1, "shots (images per class)") for number in shots)
     if not (methods and datasets and shots and seeds):
         raise ValueError("there is nothing to run: give at least one method, data set, number of shots and seed")
+    streams = tuple(unique(method.patches for method in methods if method.patches))
     runs = []
     for dataset in unique(datasets):
         check_name(dataset, names("datasets"), "data set")
@@ -260,7 +264,7 @@ def make_runs(methods, datasets, shots, options=(), seeds=None):
             of_methods = [(1, method) for method in methods if not method.trained]
             of_methods += [(seed, method) for seed in seeds for method in methods if method.trained]
             for seed, method in of_methods:
-                place = (backbone, environment["DATA"], environment["OUTPUT"], environment["FEATURES"])
+                place = (backbone, environment["DATA"], environment["OUTPUT"], environment["FEATURES"], streams)
                 runs.append(Run(method, dataset, number, seed, *place, tuple(options)))
     return runs
 

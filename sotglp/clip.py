@@ -103,7 +103,9 @@ class ImageTower(nn.Module):
         """
         if local not in (None, *STREAMS):
             raise ValueError(f"the patch tokens are of the stream {', '.join(STREAMS)}, or None, not {local!r}")
-        return self.encode(self.embed(images), local)
+        streams = () if local is None else (local,)
+        class_token, patches = self.encode(self.embed(images), streams)
+        return class_token, patches.get(local)
 
     def embed(self, images):
         """Tokens (B, 1 + P, W): the class token and the patches, with their positions."""
@@ -114,35 +116,36 @@ class ImageTower(nn.Module):
         class_token = self.class_embedding.expand(len(images), 1, -1)
         return torch.cat([class_token, patches], dim=1) + self.positional_embedding
 
-    def encode(self, tokens, local="vv", deep=None):
-        """``forward`` from embedded tokens (B, 1 + P, W) on.
+    def encode(self, tokens, streams=(), deep=None):
+        """Class token (B, W) and {stream: patch tokens (B, P, W)} of embedded tokens (B, 1 + P, W), in one pass.
 
         deep: {block: prompts (n, W)} that take the last n places before a block, of tokens with n prompts after the
-        patches; with them only the class token is to be had (local None).
+        patches; with them only the class token is to be had.
 
         The V-V stream r stands beside the standard one x, which it never touches: r gains
         softmax(v v^T) v of each block and passes no MLP. In the first block r starts from x plus the standard
         attention, as in the authors' implementation. r has no class token: nothing reads it.
         """
-        x, r = self.ln_pre(tokens), None
+        x, patches = self.ln_pre(tokens), {}
         blocks = self.transformer.resblocks
         for i, block in enumerate(blocks):
             first, last = i == 0, i == len(blocks) - 1
             # Of the last block only the class token is read, unless the patches take its standard attention.
-            rows = slice(0, 1) if last and local != "last" and not (first and local == "vv") else slice(None)
+            rows = slice(0, 1) if last and "last" not in streams and not (first and "vv" in streams) else slice(None)
             if deep and i in deep:
                 x = put(x, deep[i], x.shape[1] - deep[i].shape[-2])
             h = block.ln_1(x)
             q, k, v = block.attn.project(h, h[:, rows])
             standard = block.attn.attend(q, k, v)
-            if local == "vv":
+            if "vv" in streams:
                 vv = block.attn.attend(v[:, :, 1:], v, v)
-                r = x[:, 1:] + standard[:, 1:] + vv if first else r + vv
-            elif local == "value" and last:
-                r = block.add_mlp(x[:, 1:] + block.attn.merge(v[:, :, 1:]))
+                patches["vv"] = x[:, 1:] + standard[:, 1:] + vv if first else patches["vv"] + vv
+            if "value" in streams and last:
+                patches["value"] = block.add_mlp(x[:, 1:] + block.attn.merge(v[:, :, 1:]))
             x = block.add_mlp(x[:, rows] + standard)
-        patches = x[:, 1:] if local == "last" else r
-        return self.ln_post(x[:, 0]), None if patches is None else self.ln_post(patches)
+        if "last" in streams:
+            patches["last"] = x[:, 1:]
+        return self.ln_post(x[:, 0]), {stream: self.ln_post(tokens) for stream, tokens in patches.items()}
 
 
 class CLIP(nn.Module):

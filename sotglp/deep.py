@@ -23,7 +23,8 @@ class DeepPromptedCLIP(PromptedCLIP):
         first, *deep = self.learned.image_prompts()
         tokens = self.clip.visual.embed(images)
         tokens = torch.cat([tokens, first.expand(len(images), -1, -1)], dim=1)
-        return self.clip.visual.encode(tokens, local=None, deep=dict(enumerate(deep, start=1)))
+        class_token, _ = self.clip.visual.encode(tokens, deep=dict(enumerate(deep, start=1)))
+        return class_token, None
 
     def encode_text(self):
         return self.learned.prompts(self.clip, deep=dict(enumerate(self.learned.deep, start=1)))

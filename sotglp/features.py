@@ -26,21 +26,23 @@ class EncodedImages:
 
     loader: of a test set, whose batches have img and index. model: a PromptedCLIP with frozen images. folder: of all
     such files. half: whether float16 is enough, as it is where autocast rounds features before they meet anything.
+    streams: further ones that other runs will read; they are encoded in the same pass.
     Raises OSError if the folder cannot be written or has not twice the room that is needed.
     """
 
-    def __init__(self, loader, model, folder, half=False):
+    def __init__(self, loader, model, folder, half=False, streams=()):
         dataset = loader.dataset
         self.batch_size = loader.batch_size
         self.labels = torch.tensor([item.label for item in dataset.data_source])
         self.dtype = np.dtype(np.float16 if half else np.float32)
         self.local = model.local
         place = Path(folder) / self.key(dataset, model)
-        self.paths = {name: place / f"{name}.npy" for name in filter(None, (CLASS, self.local))}
+        read = [CLASS] if self.local is None else [CLASS, self.local]
+        self.paths = {name: place / f"{name}.npy" for name in dict.fromkeys([*read, *streams])}
         with locked(place):
             if not all(self.readable(path) for path in self.paths.values()):
-                self.encode(loader, model)
-        self.arrays = {name: np.load(path, mmap_mode="r") for name, path in self.paths.items()}
+                self.encode(loader, model.clip.visual)
+        self.arrays = {name: np.load(self.paths[name], mmap_mode="r") for name in read}
 
     def key(self, dataset, model):
         """A name for all that the features depend on."""
@@ -68,13 +70,14 @@ class EncodedImages:
             return False
 
     @torch.no_grad()
-    def encode(self, loader, model):
+    def encode(self, loader, tower):
         """Write the files, which have their names only when they are whole."""
         arrays = {}
         try:
             for batch in tqdm(loader, desc="encode", leave=False, disable=None):
-                features = model.features(batch["img"].to(model.clip.visual.proj.device))
-                for name, values in zip(self.paths, features, strict=False):
+                tokens = tower.embed(batch["img"].to(tower.proj.device))
+                class_token, patches = tower.encode(tokens, self.paths.keys() - {CLASS})
+                for name, values in {CLASS: class_token, **patches}.items():
                     if name not in arrays:
                         arrays[name] = self.new_array(name, values.shape[1:])
                     arrays[name][batch["index"].numpy()] = values.cpu().numpy()

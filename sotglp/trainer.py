@@ -101,7 +101,8 @@ class CLIPTrainer(TrainerX):
         if key not in self.kept:  # a key hashes all weights, too long for each epoch that ends in a validation
             try:
                 with self.precision.autocast():
-                    self.kept[key] = EncodedImages(loader, self.model, folder, half=self.precision.enabled)
+                    streams = self.cfg.INPUT.FEATURE_STREAMS
+                    self.kept[key] = EncodedImages(loader, self.model, folder, self.precision.enabled, streams)
             except OSError as error:
                 print(f"features are not kept in {folder}: {error}", file=sys.stderr)
                 self.kept[key] = loader

@@ -45,7 +45,7 @@ def test_the_command_of_a_run(environment, tmp_path):
         "--seed 2 --dataset-config-file configs/datasets/imagenet.yaml --config-file configs/backbones/vit_b16.yaml "
         "--config-file configs/trainers/CoOp/default.yaml --config-file configs/trainers/CoOp/imagenet.yaml "
         "--backbone ViT-B/32 OPTIM.LR 0.1 TRAINER.COOP.CSC True DATASET.NUM_SHOTS 4 "
-        "INPUT.FEATURE_CACHE OUTPUT/features"
+        "INPUT.FEATURE_CACHE OUTPUT/features INPUT.FEATURE_STREAMS ()"
     )
 
 

@@ -13,6 +13,8 @@ import train
 from dassl.data import data_manager
 from dassl.engine import build_trainer
 from dassl.utils import set_random_seed
+from scripts.run import make_runs, read_methods
+from sotglp.clip import STREAMS
 from sotglp.features import EncodedImages
 
 COMMON = [
@@ -84,7 +86,26 @@ def test_methods_seeds_and_shots_share_the_features_of_a_stream(build, reads, tm
     folder, *others = (tmp_path / "features").iterdir()
     assert not others and sorted(path.name for path in folder.iterdir()) == ["class.npy", "lock", "vv.npy"]
     build("LoCoOp").test()
-    assert len(reads) == 40 and (folder / "value.npy").is_file(), "another stream is another pass"
+    assert len(reads) == 40 and (folder / "value.npy").is_file(), "a stream that no run had spoken of is another pass"
+
+
+def test_each_image_is_encoded_once_for_the_streams_of_all_methods(build, reads):
+    streams = make_runs(read_methods().values(), ["fashion_mnist"], ["2"])[0].streams
+    assert sorted(streams) == sorted(STREAMS)
+    for name in ("CoOp", "PLOT", "SOTGLP", "LoCoOp"):
+        kept, _ = scores(build(name, "INPUT.FEATURE_STREAMS", str(streams)))
+        assert len(reads) == 20
+        plain, _ = scores(build(name, "INPUT.FEATURE_CACHE", ""))
+        torch.testing.assert_close(kept, plain, rtol=1e-5, atol=1e-5)
+        del reads[20:]
+
+
+@pytest.mark.parametrize("file", ["ablation"])
+def test_methods_declare_the_stream_that_they_read(build, file):
+    for method in read_methods(f"configs/comparisons/{file}.yaml").values():
+        model = build(method.trainer, *method.options).model
+        # Where the image tower learns, nothing is kept.
+        assert (model.local or "") == method.patches, method.name
 
 
 def test_tests_after_each_epoch_look_for_the_features_once(build, monkeypatch):
@@ -128,15 +149,16 @@ def test_a_damaged_file_is_told_and_made_again(build, tmp_path, damage, capsys):
 
 def test_an_interrupted_encoding_leaves_nothing_that_is_taken_for_whole(build, tmp_path, monkeypatch):
     trainer = build("CoOp", "DATALOADER.TEST.BATCH_SIZE", "5")
-    features, calls = trainer.model.features, []
+    tower, calls = trainer.model.clip.visual, []
+    embed = tower.embed
 
     def interrupted(images):
         calls.append(images)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return features(images)
+        return embed(images)
 
-    monkeypatch.setattr(trainer.model, "features", interrupted)
+    monkeypatch.setattr(tower, "embed", interrupted)
     with pytest.raises(KeyboardInterrupt):
         trainer.test()
     assert [path.name for path in (tmp_path / "features").rglob("*.*")] == []
@@ -164,13 +186,14 @@ def test_of_two_runs_at_once_one_encodes_and_the_other_waits(build):
     trainers, encoded, barrier = [build(), build()], [0, 0], threading.Barrier(2)
 
     def test(i):
-        features = trainers[i].model.features
+        tower = trainers[i].model.clip.visual
+        embed = tower.embed
 
         def counted(images):
             encoded[i] += len(images)
-            return features(images)
+            return embed(images)
 
-        trainers[i].model.features = counted
+        tower.embed = counted
         barrier.wait()
         trainers[i].test()
 
