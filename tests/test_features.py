@@ -100,12 +100,13 @@ def test_each_image_is_encoded_once_for_the_streams_of_all_methods(build, reads)
         del reads[20:]
 
 
-@pytest.mark.parametrize("file", ["ablation"])
-def test_methods_declare_the_stream_that_they_read(build, file):
-    for method in read_methods(f"configs/comparisons/{file}.yaml").values():
-        model = build(method.trainer, *method.options).model
-        # Where the image tower learns, nothing is kept.
-        assert (model.local or "") == method.patches, method.name
+@pytest.mark.parametrize("file", ["methods", "ablation"])
+def test_methods_declare_the_stream_that_they_read(root, file):
+    for run in make_runs(
+        read_methods(f"configs/comparisons/{file}.yaml").values(), ["fashion_mnist"], ["2"], seeds=[1]
+    ):
+        model = build_trainer(train.setup_cfg(train.parse_args([*run.arguments, "DATASET.ROOT", str(root)]))).model
+        assert (model.local or "") == run.method.patches, run.method.name
 
 
 def test_tests_after_each_epoch_look_for_the_features_once(build, monkeypatch):
