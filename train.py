@@ -42,7 +42,7 @@ FLAG_KEYS = {
 }
 # What may change when a run is continued: where and how long it runs and what it shows, not what it learns.
 FREE_KEYS = (
-    *("OUTPUT_DIR", "RESUME", "USE_CUDA", "VERBOSE", "TRAIN.", "TEST.", "INPUT.FEATURE_"),
+    *("OUTPUT_DIR", "RESUME", "USE_CUDA", "VERBOSE", "TRAIN.", "TEST.", "INPUT.FEATURE_", "TRAINER.MEMORY_BUDGET"),
     *("DATASET.ROOT", "DATALOADER.NUM_WORKERS", "DATALOADER.ON_ERROR", "DATALOADER.TEST.", "OPTIM.MAX_EPOCH"),
 )
 

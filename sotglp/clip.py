@@ -7,11 +7,14 @@ contexts can stand where words would. Parameters carry OpenAI's names: ``state_d
 Letters: B images, P patches, L text positions, W width of a tower, D joint dimension.
 """
 
+import math
 from collections import OrderedDict
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 # Where patch tokens come from: value-value attention beside the standard stream (CLIP-Surgery); the standard stream;
 # the standard stream with the last block's values in place of its attention (MaskCLIP, arXiv 2112.01071).
@@ -190,6 +193,7 @@ class CLIP(nn.Module):
         # What the pixels were normalised with in pretraining, and which BPE pieces it saw (None: all).
         self.pixel_mean, self.pixel_std = PIXEL_MEAN, PIXEL_STD
         self.known_tokens = None
+        self.memory_budget = math.inf  # bytes that the text tower may keep for the backward pass
         self.init_weights()
 
     @classmethod
@@ -255,29 +259,80 @@ class CLIP(nn.Module):
 
     def encode_text(self, token_ids):
         """CLIP's text feature, (B, L) BPE ids -> (B, D), before normalisation."""
-        return self.encode_prompts(self.token_embedding(token_ids), token_ids.argmax(dim=-1))
+        eot = token_ids.argmax(dim=-1)
+        alike = (token_ids == token_ids[0]).all(dim=0).cumprod(dim=0).sum()
+        shared = int(torch.minimum(alike, eot.min()))
+        return self.encode_prompts(self.token_embedding(token_ids)[:, None], eot, shared=shared)[:, 0]
 
-    def encode_prompts(self, embeddings, eot, deep=None):
-        """Text features of embedded prompts.
+    def encode_prompts(self, embeddings, eot, deep=None, shared=0):
+        """Text features (C, M, D), before normalisation, of M embedded prompts of each of C classes.
 
-        embeddings (B, L, W) without positions; eot (B,) index of each prompt's EOT; deep {block: (n, W) or (B, n, W)}
-        tokens that take the places after the SOT before a block. Returns (B, D) before normalisation. Attention is
-        causal, so positions after an EOT cannot reach it: none after the last EOT is run, and of the last block only
-        the EOT rows are.
+        embeddings (C, M, L, W) without positions; eot (C,) index of the EOT; deep {block: (n, W) or (C, n, W)} tokens
+        that take the places after the SOT before a block; shared: how many first positions are alike in all classes.
+
+        Attention is causal, which spares most of the C M L positions and changes no result: none after an EOT is run;
+        those that classes share are run once for each of the M prompts; of the last block only the EOT is run. Prompts
+        of one length go together. If the backward pass would keep more than ``memory_budget`` bytes, they go in parts,
+        which are run again in the backward pass.
         """
-        length = int(eot.max()) + 1
-        x = embeddings[:, :length] + self.positional_embedding[:length]
-        ends = eot[:, None, None].expand(-1, 1, x.shape[-1])
-        blocks, deep = self.transformer.resblocks, deep or {}
+        deep, n_prompts = deep or {}, embeddings.shape[1]
+        if not all(tokens.dim() == 2 and len(tokens) < shared for tokens in deep.values()):
+            shared = min(shared, 1)  # classes do not share the tokens' places
+        past = self.run_shared(embeddings[0, :, :shared], deep if shared > 1 else {}) if shared else None
+        deep = {} if shared > 1 else deep
+        live = eot.cpu() + 1 - shared  # positions of each class
+        run, room = self.run_after, self.memory_budget / self.bytes_per_position()
+        if torch.is_grad_enabled() and n_prompts * live.sum() > room:
+            run = partial(checkpoint, run, use_reentrant=False, preserve_rng_state=False)
+        features, order = [], []
+        for length in live.unique().tolist():
+            size = max(int(min(room / (n_prompts * length), len(live))), 1)
+            for classes in (live == length).nonzero()[:, 0].split(size):
+                x = embeddings[classes, :, shared : shared + length] + self.positional_embedding[shared:][:length]
+                own = {i: t if t.dim() == 2 else t[classes].repeat_interleave(n_prompts, 0) for i, t in deep.items()}
+                features.append(run(x.flatten(0, 1), past, own))
+                order.append(classes)
+        return torch.cat(features).unflatten(0, (-1, n_prompts))[torch.cat(order).argsort()]
+
+    def run_shared(self, x, deep):
+        """Keys and values (M, heads, S, W/heads), of each block, of the first positions (M, S, W) of prompts."""
+        past, blocks = [], self.transformer.resblocks
+        x = x + self.positional_embedding[: x.shape[1]]
         for i, block in enumerate(blocks):
             x = put(x, deep[i], 1) if i in deep else x
             h = block.ln_1(x)
+            q, *kept = block.attn.project(h, h)
+            past.append(kept)
             if i < len(blocks) - 1:
-                x = block.add_mlp(x + block.attn.attend(*block.attn.project(h, h), is_causal=True))
-        visible = torch.arange(length, device=eot.device) <= eot[:, None, None, None]
-        attended = blocks[-1].attn.attend(*blocks[-1].attn.project(h, h.gather(1, ends)), attn_mask=visible)
-        x = blocks[-1].add_mlp(x.gather(1, ends) + attended)
+                x = block.add_mlp(x + block.attn.attend(q, *kept, is_causal=True))
+        return past
+
+    def run_after(self, x, past, deep):
+        """Text features (B, D) of what follows the S positions of ``run_shared``: (B, R, W), of which the last is EOT.
+
+        B is a multiple of M, the prompts of a class beside each other. past: None for S = 0; deep only with S < 2.
+        """
+        blocks, shared = self.transformer.resblocks, past[0][0].shape[2] if past else 0
+        visible = torch.ones(x.shape[1], shared + x.shape[1], dtype=torch.bool, device=x.device).tril(shared)
+        for i, block in enumerate(blocks):
+            x = put(x, deep[i], 1 - shared) if i in deep else x
+            rows = slice(-1, None) if i == len(blocks) - 1 else slice(None)
+            h = block.ln_1(x)
+            q, *own = block.attn.project(h, h[:, rows])
+            if past:
+                before = (t.expand(len(x) // len(t), *t.shape).flatten(0, 1) for t in past[i])
+                own = [torch.cat(pair, dim=2) for pair in zip(before, own, strict=True)]
+            x = block.add_mlp(x[:, rows] + block.attn.attend(q, *own, attn_mask=visible[rows]))
         return self.ln_final(x[:, 0]) @ self.text_projection
+
+    def bytes_per_position(self):
+        """What the text tower's backward pass keeps of one position, with frozen weights.
+
+        Of each block: the inputs of two norms, queries, keys and values, what attention makes of them, and the MLP's
+        inner layer.
+        """
+        width, mlp = self.text_projection.shape[0], len(self.transformer.resblocks[0].mlp.c_fc.weight)
+        return len(self.transformer.resblocks) * (8 * width + mlp) * self.text_projection.element_size()
 
 
 def put(x, tokens, start):

@@ -90,34 +90,30 @@ class Prompts(nn.Module):
             after = 1 + before + len(pieces)
             slots.append([*range(1, 1 + before), *range(after, after + length - before)])
         _warn_of_unseen_words(clip, names)
-        eot = torch.tensor([len(row) - 1 for row in rows])
+        self.eot = torch.tensor([len(row) - 1 for row in rows])
+        self.before = before
         ids = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(clip.token_embedding.weight.device)
         self.context = nn.Parameter(context.to(clip.token_embedding.weight).clone())
         # Rebuilt from the names, so a checkpoint holds nothing but what was learned.
         self.register_buffer("template", clip.token_embedding(ids).detach(), persistent=False)
         self.register_buffer("slots", torch.tensor(slots).to(ids.device), persistent=False)
-        self.register_buffer("eot", eot.to(ids.device), persistent=False)
 
-    def embeddings(self, context=None):
-        """The prompts as the text tower takes them, without positions: (C, M, L, W).
-
-        context: used instead of the learned one, with any M.
-        """
-        context = self.context if context is None else context
+    def embeddings(self, context):
+        """The prompts of a context with any M as the text tower takes them, without positions: (C, M, L, W)."""
         n_prompts = context.shape[-3]
         context = context.expand(len(self.template), *context.shape[-3:])
         template = self.template[:, None].expand(-1, n_prompts, -1, -1)
         return template.scatter(2, self.slots[:, None, :, None].expand_as(context), context)
 
     def forward(self, clip, context=None, deep=None):
-        """Normalised text features (C, M, D); ``deep`` as ``CLIP.encode_prompts`` takes it, with B = C * M."""
+        """Normalised text features (C, M, D); ``deep`` as ``CLIP.encode_prompts`` takes it."""
         return F.normalize(self.encode(clip, context, deep), dim=-1)
 
     def encode(self, clip, context=None, deep=None):
-        """Text features (C, M, D) as they leave the text tower."""
-        embeddings = self.embeddings(context)
-        eot = self.eot.repeat_interleave(embeddings.shape[1])
-        return clip.encode_prompts(embeddings.flatten(0, 1), eot, deep).unflatten(0, embeddings.shape[:2])
+        """Text features (C, M, D) as they leave the text tower; ``context``: used instead of the learned one, any M."""
+        context = self.context if context is None else context
+        shared = 1 + (self.before if context.dim() == 3 else 0)  # the SOT, and what of the context stands before names
+        return clip.encode_prompts(self.embeddings(context), self.eot, deep, shared)
 
 
 def _warn_of_unseen_words(clip, names):

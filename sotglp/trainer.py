@@ -15,6 +15,7 @@ from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from sotglp.backbones import load_clip
 from sotglp.features import EncodedImages
+from sotglp.memory import memory_budget
 from sotglp.precision import MixedPrecision
 from sotglp.prompts import Prompts, start_contexts, with_stops
 
@@ -41,6 +42,7 @@ class CLIPTrainer(TrainerX):
         self.precision = MixedPrecision(self.node.PREC, self.device)
         self.scaler = self.precision.scaler  # the toolbox saves its state with the checkpoints
         clip = load_clip(cfg.MODEL.BACKBONE.NAME).to(self.device)
+        clip.memory_budget = memory_budget(cfg.TRAINER.get("MEMORY_BUDGET", 0), self.device)
         clip.check_pixels(cfg.INPUT.SIZE, cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD)
         names = [name.replace("_", " ") for name in self.dm.dataset.classnames]
         self.model = self.make_model(clip, names).to(self.device)

@@ -89,15 +89,6 @@ def test_local_stream_leaves_the_class_token_alone(clip):
     torch.testing.assert_close(clip.visual(images)[0], alone)
 
 
-def test_nothing_after_eot_counts(clip):
-    embeddings = torch.randn(2, 12, 64)
-    eot = torch.tensor([4, 7])
-    features = clip.encode_prompts(embeddings, eot)
-    embeddings[0, 5:], embeddings[1, 8:] = 100.0, -100.0
-    torch.testing.assert_close(clip.encode_prompts(embeddings, eot), features)
-    torch.testing.assert_close(clip.encode_prompts(embeddings[:1, :5], eot[:1]), features[:1])
-
-
 def test_images_of_another_size_are_refused(clip):
     with pytest.raises(ValueError, match=r"\(16, 16\).*takes \(32, 32\)"):
         clip.visual(torch.zeros(1, 3, 16, 16))

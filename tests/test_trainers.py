@@ -43,6 +43,17 @@ def train(data, tmp_path):
     return run
 
 
+def test_a_memory_budget_changes_nothing_that_is_learned(train, capsys):
+    ample, scarce = (
+        train("SOTGLP", name, options=[*QUICK, "TRAINER.MEMORY_BUDGET", gib])
+        for name, gib in (("ample", "1.0"), ("scarce", "1e-6"))
+    )
+    assert ample["metrics"] == scarce["metrics"]
+    with pytest.raises(AssertionError):
+        train("SOTGLP", "negative", options=[*QUICK, "TRAINER.MEMORY_BUDGET", "-1.0"])
+    assert "error: TRAINER.MEMORY_BUDGET is in GiB, from 0" in capsys.readouterr().err
+
+
 def test_sotglp_from_training_to_evaluation(train, tmp_path):
     results = train("SOTGLP", "first")
     again = train("SOTGLP", "second")

@@ -105,3 +105,4 @@ _C.TEST.FINAL_MODEL = "last_step"  # last_step, or best_val: tested on val after
 
 _C.TRAINER = CfgNode()
 _C.TRAINER.NAME = ""  # a registered trainer
+_C.TRAINER.MEMORY_BUDGET = 0.0  # GiB that prompts may keep for the backward pass; 0: half of what is free

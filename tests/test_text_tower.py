@@ -1,0 +1,144 @@
+"""The text tower against the published computation, which runs every position of every prompt."""
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from sotglp.clip import CLIP, put
+from sotglp.model import SOTGLP
+from sotglp.prompts import Prompts
+
+LONG = " ".join(["dog"] * 60)
+NAMES = {"one class": ["dog"], "odd lengths": ["dog", LONG, "a very small cat", "cat", "red fox"]}
+
+
+@pytest.fixture(scope="module")
+def clip():
+    torch.manual_seed(0)
+    sizes = dict(embed_dim=16, image_size=32, patch_size=8, vision_width=64, vision_layers=2)
+    return CLIP(**sizes, text_width=64, text_layers=3, text_heads=4).requires_grad_(False).eval()
+
+
+def plain(clip, embeddings, eot, deep=None):
+    """Features (C, M, D), all prompts padded to the whole context and every position run to the end."""
+    prompts = embeddings.flatten(0, 1)
+    padding = torch.full((len(prompts), len(clip.positional_embedding) - prompts.shape[1], prompts.shape[2]), 7.0)
+    x = torch.cat([prompts, padding], dim=1) + clip.positional_embedding
+    for i, block in enumerate(clip.transformer.resblocks):
+        x = put(x, deep[i], 1) if deep and i in deep else x
+        h = block.ln_1(x)
+        x = block.add_mlp(x + block.attn.attend(*block.attn.project(h, h), is_causal=True))
+    ends = eot.repeat_interleave(embeddings.shape[1])
+    return (clip.ln_final(x[torch.arange(len(x)), ends]) @ clip.text_projection).unflatten(0, embeddings.shape[:2])
+
+
+def assert_same(ours, expected):
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+
+
+def features_and_gradients(encode, learned, weights):
+    features = encode()
+    return [features, *torch.autograd.grad((features * weights).sum(), learned)]
+
+
+@pytest.mark.parametrize("names", NAMES.values(), ids=NAMES)
+@pytest.mark.parametrize("position", ["end", "middle", "front"])
+@pytest.mark.parametrize("own", [False, True], ids=["shared context", "each class its own"])
+@pytest.mark.parametrize("budget", ["all at once", "a class at a time", "some classes"])
+def test_features_and_gradients_are_those_of_the_plain_computation(clip, monkeypatch, names, position, own, budget):
+    torch.manual_seed(1)
+    positions = {"all at once": torch.inf, "a class at a time": 0, "some classes": 25}[budget]
+    monkeypatch.setattr(clip, "memory_budget", positions * clip.bytes_per_position())
+    prompts = Prompts(clip, names, torch.randn(*([len(names)] if own else []), 3, 4, 64), position)
+    weights = torch.randn(len(names), 3, 16)
+    ours = features_and_gradients(lambda: prompts.encode(clip), [prompts.context], weights)
+    embeddings = lambda: prompts.embeddings(prompts.context)  # noqa: E731
+    expected = features_and_gradients(lambda: plain(clip, embeddings(), prompts.eot), [prompts.context], weights)
+    for one, other in zip(ours, expected, strict=True):
+        assert_same(one, other)
+    with torch.no_grad():
+        assert_same(prompts.encode(clip), expected[0])
+
+
+@pytest.mark.parametrize("budget", [torch.inf, 0])
+@pytest.mark.parametrize("shape", [(4, 64), (2, 64), (5, 4, 64)], ids=["shared", "fewer", "each class its own"])
+def test_prompts_in_deeper_blocks(clip, monkeypatch, budget, shape):
+    torch.manual_seed(1)
+    monkeypatch.setattr(clip, "memory_budget", budget)
+    names, deep = NAMES["odd lengths"], {1: torch.randn(shape, requires_grad=True)}
+    prompts = Prompts(clip, names, torch.randn(1, 4, 64))
+    weights, learned = torch.randn(len(names), 1, 16), [prompts.context, deep[1]]
+    embeddings = lambda: prompts.embeddings(prompts.context)  # noqa: E731
+    ours = features_and_gradients(lambda: prompts.encode(clip, deep=deep), learned, weights)
+    expected = features_and_gradients(lambda: plain(clip, embeddings(), prompts.eot, deep), learned, weights)
+    for one, other in zip(ours, expected, strict=True):
+        assert_same(one, other)
+
+
+def test_sentences(clip):
+    """Any ids: with and without common words at the start, and one that is the start of another."""
+    sentences = torch.zeros(4, 77, dtype=torch.long)
+    for row, ids in zip(sentences, ([1, 5, 6, 9], [1, 5, 9], [1, 5, 6, 7, 8, 9], [1, 5, 6, 9]), strict=True):
+        row[: len(ids)] = torch.tensor(ids)
+    for part in (sentences, sentences[:1], sentences[[0, 3]], torch.cat([sentences, sentences.new_full((1, 77), 3)])):
+        expected = plain(clip, clip.token_embedding(part)[:, None], part.argmax(dim=-1))[:, 0]
+        assert_same(clip.encode_text(part), expected)
+
+
+def test_nothing_after_eot_counts(clip):
+    embeddings, eot = torch.randn(2, 1, 12, 64), torch.tensor([4, 7])
+    features = clip.encode_prompts(embeddings, eot)
+    embeddings[0, :, 5:], embeddings[1, :, 8:] = 100.0, -100.0
+    torch.testing.assert_close(clip.encode_prompts(embeddings, eot), features)
+    torch.testing.assert_close(clip.encode_prompts(embeddings[:1, :, :5], eot[:1]), features[:1])
+
+
+def test_positions_that_are_run(clip, monkeypatch):
+    """Each once: shared ones once per prompt, no padding."""
+    run, mlp = [], clip.transformer.resblocks[0].mlp
+    hook = mlp.register_forward_hook(lambda module, input, output: run.append(output.shape[:-1].numel()))
+    names = ["dog", "red fox", "cat"]
+    Prompts(clip, names, torch.randn(2, 4, 64)).encode(clip)
+    assert sum(run) == 2 * (1 + 4) + 2 * (2 + 3 + 2)
+    run.clear()
+    Prompts(clip, names, torch.randn(3, 2, 4, 64)).encode(clip)
+    assert sum(run) == 2 * 1 + 2 * (4 * 3 + 2 + 3 + 2)
+    hook.remove()
+
+
+def test_a_budget_bounds_what_the_backward_pass_keeps(clip, monkeypatch):
+    """Counted in bytes of saved tensors: without a budget it grows with the classes, with one it does not."""
+    kept = {}
+    for n_classes in (4, 16):
+        for budget in (torch.inf, 20 * clip.bytes_per_position()):
+            monkeypatch.setattr(clip, "memory_budget", budget)
+            prompts = Prompts(clip, ["red fox"] * n_classes, torch.randn(n_classes, 2, 4, 64))
+            saved, weights = {}, {weight.untyped_storage().data_ptr() for weight in clip.parameters()}
+
+            def pack(tensor, saved=saved, weights=weights):
+                storage = tensor.untyped_storage()
+                if storage.data_ptr() not in weights:
+                    saved[storage.data_ptr()] = storage.nbytes()
+                return tensor
+
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+                features = prompts.encode(clip)
+            kept[n_classes, budget] = sum(saved.values())
+            features.sum().backward()
+    positions = {n: n * 2 * 7 for n in (4, 16)}
+    for n in (4, 16):
+        assert 0.5 < kept[n, torch.inf] / (positions[n] * clip.bytes_per_position()) < 2, "the estimate is of that size"
+        assert kept[n, 20 * clip.bytes_per_position()] < kept[n, torch.inf] / 3
+
+
+def test_the_model_learns_the_same_whatever_the_budget(clip, monkeypatch):
+    images, gradients = torch.randn(2, 3, 32, 32), []
+    for budget in (torch.inf, 0):
+        monkeypatch.setattr(clip, "memory_budget", budget)
+        torch.manual_seed(2)
+        model = SOTGLP(clip, NAMES["odd lengths"])
+        match = model(images)
+        (match.g.square().sum() + normalize(match.l).sum()).backward()
+        gradients.append([parameter.grad for parameter in model.learned.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        assert_same(one, other)
