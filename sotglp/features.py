@@ -1,9 +1,10 @@
-"""What the frozen image tower makes of a test set, encoded once and kept in files for all runs that test the same."""
+"""What the frozen image tower makes of images, encoded once and kept in files for all runs that read the same."""
 
 import contextlib
 import fcntl
 import hashlib
 import os
+import random
 import shutil
 from pathlib import Path
 
@@ -26,16 +27,16 @@ class EncodedImages:
 
     loader: of a test set, whose batches have img and index. model: a PromptedCLIP with frozen images. folder: of all
     such files. half: whether float16 is enough, as it is where autocast rounds features before they meet anything.
-    streams: further ones that other runs will read; they are encoded in the same pass.
+    streams: further ones that other runs will read; they are encoded in the same pass. seed: of random transforms.
     Raises OSError if the folder cannot be written or has not twice the room that is needed.
     """
 
-    def __init__(self, loader, model, folder, half=False, streams=()):
+    def __init__(self, loader, model, folder, half=False, streams=(), seed=None):
         dataset = loader.dataset
         self.batch_size = loader.batch_size
         self.labels = torch.tensor([item.label for item in dataset.data_source])
         self.dtype = np.dtype(np.float16 if half else np.float32)
-        self.local = model.local
+        self.local, self.seed = model.local, seed
         place = Path(folder) / self.key(dataset, model)
         read = [CLASS] if self.local is None else [CLASS, self.local]
         self.paths = {name: place / f"{name}.npy" for name in dict.fromkeys([*read, *streams])}
@@ -50,7 +51,8 @@ class EncodedImages:
         heads = [block.attn.heads for block in visual.transformer.resblocks]
         versions = torch.__version__, torchvision.__version__, PIL.__version__
         reduced = dataset.cfg.DATALOADER.REDUCED_JPEG
-        facts = LAYOUT, versions, self.dtype, visual.proj.device.type, visual, heads, dataset.transform, reduced
+        pixels = dataset.transform, reduced, self.seed
+        facts = LAYOUT, versions, self.dtype, visual.proj.device.type, visual, heads, pixels
         digest = hashlib.sha256(repr(facts).encode())
         for weights in visual.state_dict().values():
             digest.update(weights.cpu().contiguous().numpy().data)
@@ -106,9 +108,51 @@ class EncodedImages:
 
     def __iter__(self):
         for start in range(0, len(self.labels), self.batch_size):
-            rows = slice(start, start + self.batch_size)
-            features = {name: torch.from_numpy(array[rows].copy()) for name, array in self.arrays.items()}
-            yield {"features": (features[CLASS], features.get(self.local)), "label": self.labels[rows]}
+            yield self.batch(np.arange(start, min(start + self.batch_size, len(self.labels))))
+
+    def batch(self, rows):
+        """The features and labels of some rows, an index array."""
+        features = {name: torch.from_numpy(array[rows]) for name, array in self.arrays.items()}
+        return {"features": (features[CLASS], features.get(self.local)), "label": self.labels[rows]}
+
+
+class EncodedViews(EncodedImages):
+    """Batches as a training loader gives them, of one of several augmented views of each image, drawn every time.
+
+    batches: a BatchSampler of the images. n_views: of each image; ``loader`` has all images so many times over.
+    """
+
+    def __init__(self, batches, n_views, loader, *arguments):
+        super().__init__(loader, *arguments)
+        self.batches, self.n_views = batches, n_views
+
+    def encode(self, loader, tower):
+        with seeded(self.seed):
+            super().encode(loader, tower)
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        n_images = len(self.labels) // self.n_views
+        for rows in self.batches:
+            views = torch.randint(self.n_views, (len(rows),))
+            yield self.batch((torch.tensor(rows) + n_images * views).numpy())
+
+
+@contextlib.contextmanager
+def seeded(seed):
+    """Random numbers that transforms may draw from a seed; then go on as if none had been drawn."""
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
 
 
 @contextlib.contextmanager

@@ -8,13 +8,15 @@ from collections import defaultdict
 
 import torch
 import torch.nn.functional as F
+from torch.utils.data import BatchSampler
 
 from dassl.data.data_manager import build_data_loader
+from dassl.data.samplers import EpochSeeds
 from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from sotglp.backbones import load_clip
-from sotglp.features import EncodedImages
+from sotglp.features import EncodedImages, EncodedViews
 from sotglp.memory import memory_budget
 from sotglp.precision import MixedPrecision
 from sotglp.prompts import Prompts, start_contexts, with_stops
@@ -72,7 +74,7 @@ class CLIPTrainer(TrainerX):
         images, targets = self.parse_batch_train(batch)[:2]
         with self.precision.autocast():
             text = self.model.encode_text()
-            match = self.model(images, text)
+            match = self.model.match(self.features(images), text)
             losses = self.losses(match, targets, text)
         self.step(losses)
         if self.batch_idx + 1 == self.num_batches:
@@ -87,6 +89,30 @@ class CLIPTrainer(TrainerX):
         loss = sum(losses.values())
         self.detect_anomaly(loss)
         self.precision.backward_and_step(loss, self.optim)
+
+    def before_train(self):
+        super().before_train()
+        if self.cfg.INPUT.get("CACHE_VIEWS"):
+            self.train_loader_x = self.encoded_views(self.cfg.INPUT.CACHE_VIEWS)
+
+    def encoded_views(self, n_views):
+        """The training batches as features of INPUT.CACHE_VIEWS views of each image, or the loader as it is.
+
+        Raises ValueError for an impossible number, or if there is no folder for them.
+        """
+        cfg, loader = self.cfg, self.train_loader_x
+        if n_views < 0 or not cfg.INPUT.FEATURE_CACHE:
+            raise ValueError(f"INPUT.CACHE_VIEWS {n_views} needs a number from 0, and a folder INPUT.FEATURE_CACHE")
+        if not self.model.frozen_images or cfg.DATALOADER.ON_ERROR == "skip":
+            print("INPUT.CACHE_VIEWS is not used: the image tower learns, or images may be left out", file=sys.stderr)
+            return loader
+        sampler = loader.sampler.sampler if isinstance(loader.sampler, EpochSeeds) else loader.sampler
+        batches = BatchSampler(sampler, loader.batch_size, loader.drop_last)
+        views = self.loader_of(loader.dataset.data_source * n_views, loader.dataset.transform)
+        views.dataset.is_train = True  # crops of images that are decoded smaller are as in training
+        half, streams, seed = self.precision.enabled, cfg.INPUT.FEATURE_STREAMS, max(cfg.SEED, 0)
+        with self.precision.autocast():
+            return EncodedViews(batches, n_views, views, self.model, cfg.INPUT.FEATURE_CACHE, half, streams, seed)
 
     def batches_to_evaluate(self, split):
         return self.encoded(super().batches_to_evaluate(split))
@@ -109,6 +135,9 @@ class CLIPTrainer(TrainerX):
                 print(f"features are not kept in {folder}: {error}", file=sys.stderr)
                 self.kept[key] = loader
         return self.kept[key]
+
+    def parse_batch_train(self, batch):
+        return self.parse_batch_test(batch) if "features" in batch else super().parse_batch_train(batch)
 
     def parse_batch_test(self, batch):
         """A batch's images, or their features, and its labels on the device."""

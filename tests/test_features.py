@@ -1,6 +1,7 @@
 """Features of test images kept for other runs: the same results, images read once, damage and change noticed."""
 
 import os
+import random
 import shutil
 import threading
 from pathlib import Path
@@ -204,3 +205,62 @@ def test_of_two_runs_at_once_one_encodes_and_the_other_waits(build):
     for thread in threads:
         thread.join()
     assert sorted(encoded) == [0, 20]
+
+
+AUGMENTED = ["INPUT.TRANSFORMS", "('random_resized_crop', 'random_flip', 'normalize')", "OPTIM.MAX_EPOCH", "2"]
+
+
+def test_training_on_kept_views(build, reads, monkeypatch):
+    """Each view is what the tower makes of some augmentation; a run that is told the same finds them."""
+    trainer = build("SOTGLP", "INPUT.CACHE_VIEWS", "3", *AUGMENTED)
+    plain = trainer.train_loader_x
+    encoded = []
+    embed = trainer.model.clip.visual.embed
+    monkeypatch.setattr(trainer.model.clip.visual, "embed", lambda images: encoded.append(images) or embed(images))
+    states = random.getstate(), np.random.get_state()[2], torch.get_rng_state().tolist()
+    trainer.before_train()
+    assert states == (random.getstate(), np.random.get_state()[2], torch.get_rng_state().tolist())
+    views, images = trainer.train_loader_x, torch.cat(encoded)
+    n = len(trainer.dm.dataset.train_x)
+    assert len(reads) == len(images) == 3 * n and len(views) == len(plain)
+    assert len({view.numpy().tobytes() for view in images}) > 2 * n, "views differ"
+    class_tokens, patches = trainer.model.features(images)
+    batch = views.batch(torch.arange(3 * n).numpy())
+    torch.testing.assert_close(batch["features"], (class_tokens, patches), rtol=1e-4, atol=1e-5)
+    assert batch["label"].tolist() == 3 * [item.label for item in trainer.dm.dataset.train_x]
+
+    drawn = [batch["features"][0] for _ in range(4) for batch in views]
+    assert len({row.numpy().tobytes() for rows in drawn for row in rows}) > n, "other views in other epochs"
+    reads.clear()
+    build("SOTGLP", "INPUT.CACHE_VIEWS", "3", *AUGMENTED).train()
+    build("SOTGLP", "INPUT.CACHE_VIEWS", "3", *AUGMENTED).train()
+    assert len(reads) == len(set(reads)) == 20, "only test images, and once"
+    build("SOTGLP", "INPUT.CACHE_VIEWS", "3", "SEED", "2", *AUGMENTED).before_train()
+    assert len(reads) == 20 + 3 * n, "another seed has other views"
+
+
+def test_a_step_on_a_kept_view_is_one_on_the_image(build):
+    """Without augmentation a view is the image: the same batch gives the same loss and gradients."""
+    gradients = []
+    for pairs in ([], ["INPUT.CACHE_VIEWS", "1"]):
+        options = ["INPUT.TRANSFORMS", "('normalize',)", "DATALOADER.TRAIN_X.SAMPLER", "SequentialSampler", *pairs]
+        trainer = build("SOTGLP", *options)
+        trainer.before_train()
+        torch.manual_seed(3)
+        trainer.batch_idx, trainer.num_batches = 0, 2
+        batch = next(iter(trainer.train_loader_x))
+        assert ("features" in batch) == bool(pairs)
+        torch.manual_seed(4)
+        loss = trainer.forward_backward(batch)["loss"]
+        gradients.append([torch.tensor(loss), *(parameter.grad for parameter in trainer.model.learned.parameters())])
+    for image, view in zip(*gradients, strict=True):
+        torch.testing.assert_close(view, image, rtol=0, atol=1e-5 * image.abs().max().item())
+
+
+def test_views_that_cannot_be_kept(build, capsys):
+    with pytest.raises(ValueError, match="needs a number from 0, and a folder"):
+        build("CoOp", "INPUT.CACHE_VIEWS", "2", "INPUT.FEATURE_CACHE", "").before_train()
+    trainer = build("CoOp", "INPUT.CACHE_VIEWS", "2", "DATALOADER.ON_ERROR", "skip")
+    loader = trainer.train_loader_x
+    trainer.before_train()
+    assert trainer.train_loader_x is loader and "INPUT.CACHE_VIEWS is not used" in capsys.readouterr().err
