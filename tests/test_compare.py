@@ -159,7 +159,7 @@ def test_stop_kills_what_an_interrupt_does_not_end():
     process = subprocess.Popen(["bash", "-c", line], start_new_session=True)
     time.sleep(0.2)
     compare.stop([process], patience=0.2)
-    wait_for(lambda: not living(str(process.pid), by="session"), 5)
+    wait_for(lambda: not living(str(process.pid), by="session"))
 
 
 def rows(out):
@@ -180,9 +180,9 @@ def test_a_stopped_comparison_leaves_no_process_and_is_continued(environment, tm
     second = runs / "CoOp" / "small_1shots" / "shared-context" / "seed1"
     wait_for(lambda: first.exists() and living(str(second)))
     process.send_signal(signal.SIGINT)
-    assert "interrupted: 1 of 2 runs are finished" in process.communicate(timeout=20)[1]
+    assert "interrupted: 1 of 2 runs are finished" in process.communicate(timeout=60)[1]
     assert process.returncode == 130
-    wait_for(lambda: not living(str(tmp_path / "stopped")), 5)
+    wait_for(lambda: not living(str(tmp_path / "stopped")))
 
     before = first.stat().st_mtime_ns
     assert compare.main(FEW) == 0
@@ -204,11 +204,12 @@ def test_a_killed_comparison_takes_its_runs_along(tmp_path):
     """Else the same command, started again, would write into a folder in which a run is still at work."""
     code = (
         "import subprocess, sys; from scripts.run import *; "
-        "make_runs([read_methods()['CoOp, shared context']], ['fashion_mnist'], [16])[0].start().wait()"
+        "make_runs([read_methods()['CoOp, shared context']], ['fashion_mnist'], [16], ['OPTIM.MAX_EPOCH', '100000'])"
+        "[0].start().wait()"
     )
     settings = {**os.environ, "OUTPUT": str(tmp_path), "DATA": str(tmp_path / "data")}
     process = subprocess.Popen([sys.executable, "-c", code], env=settings, stderr=subprocess.DEVNULL)
     wait_for(lambda: living(str(tmp_path)))
     process.kill()
     process.wait()
-    wait_for(lambda: not living(str(tmp_path)), 10)  # the run itself would take longer
+    wait_for(lambda: not living(str(tmp_path)))  # the run itself would take hours

@@ -126,7 +126,7 @@ def test_base_to_new_from_start_to_table(environment, tmp_path, monkeypatch, cap
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: list(tmp_path.rglob("results.json")))
     process.send_signal(signal.SIGINT)
-    assert "interrupted: 1 of 5 runs are finished" in process.communicate(timeout=20)[1] and process.returncode == 130
+    assert "interrupted: 1 of 5 runs are finished" in process.communicate(timeout=60)[1] and process.returncode == 130
     (early,) = tmp_path.rglob("results.json")
     before = early.stat().st_mtime_ns
     assert transfer.main(words) == 0
