@@ -66,10 +66,16 @@ class Command:
         """
         environment = {**MALLOC, **os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
         prctl = ctypes.CDLL(None).prctl
+
+        def die_with_parent():
+            # A script's background ignores SIGINT, and what is started there would inherit that.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            prctl(PR_SET_PDEATHSIG, signal.SIGINT)
+
         return subprocess.Popen(
             [sys.executable, *self.program, *self.arguments],
             env=environment,
-            preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGINT),
+            preexec_fn=die_with_parent,
             **options,
         )
 

@@ -233,6 +233,7 @@ def test_program_finds_what_was_dropped_in(sandbox, arguments):
 
 def test_program_can_be_interrupted(sandbox, arguments):
     endless = ["OPTIM.MAX_EPOCH", "100000", "TRAIN.CHECKPOINT_FREQ", "1"]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # if ignored, as in a script's background, it stays so
     process = start(sandbox, [*arguments, *endless])
     saved = sandbox / "run" / "linear" / "checkpoint"
     deadline = time.time() + 120
