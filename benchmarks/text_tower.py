@@ -27,11 +27,14 @@ def all_positions(self, embeddings, eot, deep=None, shared=0):
     """CLIP's text tower as published: every prompt padded to the full context, every position run to the end."""
     import torch
 
+    from sotglp.clip import put
+
     prompts = embeddings.flatten(0, 1)
     missing = len(self.positional_embedding) - prompts.shape[1]
     padding = self.token_embedding.weight[0].expand(len(prompts), missing, -1)
     x = torch.cat([prompts, padding], dim=1) + self.positional_embedding
-    for block in self.transformer.resblocks:
+    for i, block in enumerate(self.transformer.resblocks):
+        x = put(x, deep[i], 1) if deep and i in deep else x
         h = block.ln_1(x)
         x = block.add_mlp(x + block.attn.attend(*block.attn.project(h, h), is_causal=True))
     ends = eot.repeat_interleave(embeddings.shape[1])

@@ -122,9 +122,9 @@ class EncodedViews(EncodedImages):
     batches: a BatchSampler of the images. n_views: of each image; ``loader`` has all images so many times over.
     """
 
-    def __init__(self, batches, n_views, loader, *arguments):
-        super().__init__(loader, *arguments)
-        self.batches, self.n_views = batches, n_views
+    def __init__(self, batches, n_views, loader, *arguments, **more):
+        super().__init__(loader, *arguments, **more)
+        self.dataset, self.batches, self.n_views = loader.dataset, batches, n_views
 
     def encode(self, loader, tower):
         with seeded(self.seed):

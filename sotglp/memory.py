@@ -10,7 +10,7 @@ def memory_budget(gib, device):
     """
     if gib < 0:
         raise ValueError(f"TRAINER.MEMORY_BUDGET is in GiB, from 0 (half of what is free), not {gib}")
-    return int(gib * 2**30) or free_memory(torch.device(device)) // 2
+    return int(gib * 2**30) if gib else free_memory(torch.device(device)) // 2
 
 
 def free_memory(device):

@@ -5,6 +5,7 @@ Of the library this module alone needs a toolbox, and takes whichever `dassl` is
 
 import sys
 from collections import defaultdict
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +42,9 @@ class CLIPTrainer(TrainerX):
 
     def build_model(self):
         cfg = self.cfg
+        n_views = cfg.INPUT.get("CACHE_VIEWS", 0)
+        if n_views < 0 or (n_views and not cfg.INPUT.FEATURE_CACHE):
+            raise ValueError(f"INPUT.CACHE_VIEWS {n_views} needs a number from 0, and a folder INPUT.FEATURE_CACHE")
         self.precision = MixedPrecision(self.node.PREC, self.device)
         self.scaler = self.precision.scaler  # the toolbox saves its state with the checkpoints
         clip = load_clip(cfg.MODEL.BACKBONE.NAME).to(self.device)
@@ -96,45 +100,43 @@ class CLIPTrainer(TrainerX):
             self.train_loader_x = self.encoded_views(self.cfg.INPUT.CACHE_VIEWS)
 
     def encoded_views(self, n_views):
-        """The training batches as features of INPUT.CACHE_VIEWS views of each image, or the loader as it is.
-
-        Raises ValueError for an impossible number, or if there is no folder for them.
-        """
-        cfg, loader = self.cfg, self.train_loader_x
-        if n_views < 0 or not cfg.INPUT.FEATURE_CACHE:
-            raise ValueError(f"INPUT.CACHE_VIEWS {n_views} needs a number from 0, and a folder INPUT.FEATURE_CACHE")
-        if not self.model.frozen_images or cfg.DATALOADER.ON_ERROR == "skip":
-            print("INPUT.CACHE_VIEWS is not used: the image tower learns, or images may be left out", file=sys.stderr)
-            return loader
+        """The training batches as features of so many views of each image, or the loader as it is."""
+        loader = self.train_loader_x
         sampler = loader.sampler.sampler if isinstance(loader.sampler, EpochSeeds) else loader.sampler
         batches = BatchSampler(sampler, loader.batch_size, loader.drop_last)
         views = self.loader_of(loader.dataset.data_source * n_views, loader.dataset.transform)
         views.dataset.is_train = True  # crops of images that are decoded smaller are as in training
-        half, streams, seed = self.precision.enabled, cfg.INPUT.FEATURE_STREAMS, max(cfg.SEED, 0)
-        with self.precision.autocast():
-            return EncodedViews(batches, n_views, views, self.model, cfg.INPUT.FEATURE_CACHE, half, streams, seed)
+        kept = self.keep(views, partial(EncodedViews, batches, n_views), seed=max(self.cfg.SEED, 0))
+        if kept is views:
+            print("INPUT.CACHE_VIEWS is not used: images are read and encoded at each step", file=sys.stderr)
+            return loader
+        return kept
 
     def batches_to_evaluate(self, split):
         return self.encoded(super().batches_to_evaluate(split))
 
     def encoded(self, loader):
-        """A loader, or the features of its images in INPUT.FEATURE_CACHE, where that is possible.
-
-        It is not where features change in training, or with DATALOADER.ON_ERROR "skip", which may leave images out.
-        """
-        folder = self.cfg.INPUT.get("FEATURE_CACHE")  # which other toolboxes don't know
-        if not folder or not self.model.frozen_images or self.cfg.DATALOADER.ON_ERROR == "skip":
-            return loader
+        """A test's loader, or the features of its images where they can be kept."""
         key = loader, self.model.local
-        if key not in self.kept:  # a key hashes all weights, too long for each epoch that ends in a validation
-            try:
-                with self.precision.autocast():
-                    streams = self.cfg.INPUT.FEATURE_STREAMS
-                    self.kept[key] = EncodedImages(loader, self.model, folder, self.precision.enabled, streams)
-            except OSError as error:
-                print(f"features are not kept in {folder}: {error}", file=sys.stderr)
-                self.kept[key] = loader
+        if key not in self.kept:  # files' names hash all weights, too long for each epoch that ends in a validation
+            self.kept[key] = self.keep(loader, EncodedImages)
         return self.kept[key]
+
+    def keep(self, loader, kind, **arguments):
+        """The features of a loader's images in INPUT.FEATURE_CACHE, as a kind of EncodedImages, or the loader.
+
+        Kept are none that change in training, or with DATALOADER.ON_ERROR "skip", which may leave images out, or
+        without room.
+        """
+        cfg, folder = self.cfg, self.cfg.INPUT.get("FEATURE_CACHE")  # which other toolboxes don't know
+        if not folder or not self.model.frozen_images or cfg.DATALOADER.ON_ERROR == "skip":
+            return loader
+        try:
+            with self.precision.autocast():
+                return kind(loader, self.model, folder, self.precision.enabled, cfg.INPUT.FEATURE_STREAMS, **arguments)
+        except OSError as error:
+            print(f"features are not kept in {folder}: {error}", file=sys.stderr)
+            return loader
 
     def parse_batch_train(self, batch):
         return self.parse_batch_test(batch) if "features" in batch else super().parse_batch_train(batch)

@@ -264,3 +264,22 @@ def test_views_that_cannot_be_kept(build, capsys):
     loader = trainer.train_loader_x
     trainer.before_train()
     assert trainer.train_loader_x is loader and "INPUT.CACHE_VIEWS is not used" in capsys.readouterr().err
+
+
+def test_methods_that_read_the_images_themselves_train_beside_kept_views(build):
+    build("TipAdapterF", "INPUT.CACHE_VIEWS", "2", *AUGMENTED).train()
+
+
+def test_training_goes_on_without_room_for_views(build, monkeypatch, capsys):
+    trainer = build("CoOp", "INPUT.CACHE_VIEWS", "2")
+    loader = trainer.train_loader_x
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
+    trainer.before_train()
+    assert trainer.train_loader_x is loader and "INPUT.CACHE_VIEWS is not used" in capsys.readouterr().err
+
+
+def test_impossible_views_are_told_in_one_line(root, tmp_path, capsys):
+    place = ["--root", str(root), "--output-dir", str(tmp_path), "--trainer", "CoOp"]
+    assert train.main([*place, *COMMON, "INPUT.CACHE_VIEWS", "2"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: INPUT.CACHE_VIEWS 2 needs") and len(error.splitlines()) == 1

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from sotglp.clip import CLIP, put
+from benchmarks.text_tower import all_positions
+from sotglp.clip import CLIP
 from sotglp.model import SOTGLP
 from sotglp.prompts import Prompts
 
@@ -17,19 +18,6 @@ def clip():
     torch.manual_seed(0)
     sizes = dict(embed_dim=16, image_size=32, patch_size=8, vision_width=64, vision_layers=2)
     return CLIP(**sizes, text_width=64, text_layers=3, text_heads=4).requires_grad_(False).eval()
-
-
-def plain(clip, embeddings, eot, deep=None):
-    """Features (C, M, D), all prompts padded to the whole context and every position run to the end."""
-    prompts = embeddings.flatten(0, 1)
-    padding = torch.full((len(prompts), len(clip.positional_embedding) - prompts.shape[1], prompts.shape[2]), 7.0)
-    x = torch.cat([prompts, padding], dim=1) + clip.positional_embedding
-    for i, block in enumerate(clip.transformer.resblocks):
-        x = put(x, deep[i], 1) if deep and i in deep else x
-        h = block.ln_1(x)
-        x = block.add_mlp(x + block.attn.attend(*block.attn.project(h, h), is_causal=True))
-    ends = eot.repeat_interleave(embeddings.shape[1])
-    return (clip.ln_final(x[torch.arange(len(x)), ends]) @ clip.text_projection).unflatten(0, embeddings.shape[:2])
 
 
 def assert_same(ours, expected):
@@ -53,7 +41,9 @@ def test_features_and_gradients_are_those_of_the_plain_computation(clip, monkeyp
     weights = torch.randn(len(names), 3, 16)
     ours = features_and_gradients(lambda: prompts.encode(clip), [prompts.context], weights)
     embeddings = lambda: prompts.embeddings(prompts.context)  # noqa: E731
-    expected = features_and_gradients(lambda: plain(clip, embeddings(), prompts.eot), [prompts.context], weights)
+    expected = features_and_gradients(
+        lambda: all_positions(clip, embeddings(), prompts.eot), [prompts.context], weights
+    )
     for one, other in zip(ours, expected, strict=True):
         assert_same(one, other)
     with torch.no_grad():
@@ -70,7 +60,7 @@ def test_prompts_in_deeper_blocks(clip, monkeypatch, budget, shape):
     weights, learned = torch.randn(len(names), 1, 16), [prompts.context, deep[1]]
     embeddings = lambda: prompts.embeddings(prompts.context)  # noqa: E731
     ours = features_and_gradients(lambda: prompts.encode(clip, deep=deep), learned, weights)
-    expected = features_and_gradients(lambda: plain(clip, embeddings(), prompts.eot, deep), learned, weights)
+    expected = features_and_gradients(lambda: all_positions(clip, embeddings(), prompts.eot, deep), learned, weights)
     for one, other in zip(ours, expected, strict=True):
         assert_same(one, other)
 
@@ -81,7 +71,7 @@ def test_sentences(clip):
     for row, ids in zip(sentences, ([1, 5, 6, 9], [1, 5, 9], [1, 5, 6, 7, 8, 9], [1, 5, 6, 9]), strict=True):
         row[: len(ids)] = torch.tensor(ids)
     for part in (sentences, sentences[:1], sentences[[0, 3]], torch.cat([sentences, sentences.new_full((1, 77), 3)])):
-        expected = plain(clip, clip.token_embedding(part)[:, None], part.argmax(dim=-1))[:, 0]
+        expected = all_positions(clip, clip.token_embedding(part)[:, None], part.argmax(dim=-1))[:, 0]
         assert_same(clip.encode_text(part), expected)
 
 

@@ -15,9 +15,7 @@ _C.INPUT.SIZE = (224, 224)  # height, width
 _C.INPUT.INTERPOLATION = "bilinear"  # nearest, bilinear or bicubic
 _C.INPUT.TRANSFORMS = ()  # names, see dassl/data/transforms; their order is fixed there
 _C.INPUT.NO_TRANSFORM = False  # give PIL images to the trainer
-_C.INPUT.CACHE_VIEWS = (
-    0  # augmented views of each training image that are encoded before training; 0: new ones each epoch
-)
+_C.INPUT.CACHE_VIEWS = 0  # views of a training image, encoded before training; 0: new ones each epoch
 _C.INPUT.FEATURE_STREAMS = ()  # streams of patch tokens that other runs will read, encoded in the same pass
 _C.INPUT.FEATURE_CACHE = ""  # folder where features of test images are kept for other runs; read by trainers
 _C.INPUT.PIXEL_MEAN = [0.485, 0.456, 0.406]  # ImageNet's; "normalize" subtracts it
