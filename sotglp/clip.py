@@ -9,7 +9,8 @@ Letters: B images, P patches, L text positions, W width of a tower, D joint dime
 
 import math
 from collections import OrderedDict
-from functools import partial
+from functools import lru_cache, partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 # Where patch tokens come from: value-value attention beside the standard stream (CLIP-Surgery); the standard stream;
 # the standard stream with the last block's values in place of its attention (MaskCLIP, arXiv 2112.01071).
 STREAMS = ("vv", "last", "value")
+ROW = 64  # positions of a row of prompts: few gaps, and attention to other prompts' positions is cheap
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -271,28 +273,24 @@ class CLIP(nn.Module):
         that take the places after the SOT before a block; shared: how many first positions are alike in all classes.
 
         Attention is causal, which spares most of the C M L positions and changes no result: none after an EOT is run;
-        those that classes share are run once for each of the M prompts; of the last block only the EOT is run. Prompts
-        of one length go together. If the backward pass would keep more than ``memory_budget`` bytes, they go in parts,
-        which are run again in the backward pass.
+        those that classes share are run once for each of the M prompts; of the last block only the EOT is run. What
+        is left is packed into rows of several prompts. If the backward pass would keep more than ``memory_budget``
+        bytes, the rows go in parts, which are run again in the backward pass.
         """
         deep, n_prompts = deep or {}, embeddings.shape[1]
         if not all(tokens.dim() == 2 and len(tokens) < shared for tokens in deep.values()):
             shared = min(shared, 1)  # classes do not share the tokens' places
         past = self.run_shared(embeddings[0, :, :shared], deep if shared > 1 else {}) if shared else None
-        deep = {} if shared > 1 else deep
-        live = eot.cpu() + 1 - shared  # positions of each class
-        run, room = self.run_after, self.memory_budget / self.bytes_per_position()
-        if torch.is_grad_enabled() and n_prompts * live.sum() > room:
+        deep = {} if shared > 1 else {i: t.expand(len(eot), *t.shape[-2:]) for i, t in deep.items()}
+        rows = pack(tuple((eot + 1 - shared).tolist()), shared, embeddings.device)
+        x = embeddings[rows.classes, :, rows.places].movedim(2, 0) + self.positional_embedding[rows.places]
+        run, n_rows, width = self.run_rows, *rows.classes.shape
+        size = int(min(self.memory_budget / (self.bytes_per_position() * width * n_prompts), n_rows))
+        if torch.is_grad_enabled() and size < n_rows:
             run = partial(checkpoint, run, use_reentrant=False, preserve_rng_state=False)
-        features, order = [], []
-        for length in live.unique().tolist():
-            size = max(int(min(room / (n_prompts * length), len(live))), 1)
-            for classes in (live == length).nonzero()[:, 0].split(size):
-                x = embeddings[classes, :, shared : shared + length] + self.positional_embedding[shared:][:length]
-                own = {i: t if t.dim() == 2 else t[classes].repeat_interleave(n_prompts, 0) for i, t in deep.items()}
-                features.append(run(x.flatten(0, 1), past, own))
-                order.append(classes)
-        return torch.cat(features).unflatten(0, (-1, n_prompts))[torch.cat(order).argsort()]
+        size = max(size, 1)
+        features = [run(x[:, i : i + size], past, rows.part(i, i + size), deep) for i in range(0, n_rows, size)]
+        return torch.cat(features, dim=1).flatten(1, 2)[:, rows.order].transpose(0, 1)
 
     def run_shared(self, x, deep):
         """Keys and values (M, heads, S, W/heads), of each block, of the first positions (M, S, W) of prompts."""
@@ -307,23 +305,27 @@ class CLIP(nn.Module):
                 x = block.add_mlp(x + block.attn.attend(q, *kept, is_causal=True))
         return past
 
-    def run_after(self, x, past, deep):
-        """Text features (B, D) of what follows the S positions of ``run_shared``: (B, R, W), of which the last is EOT.
-
-        B is a multiple of M, the prompts of a class beside each other. past: None for S = 0; deep only with S < 2.
-        """
-        blocks, shared = self.transformer.resblocks, past[0][0].shape[2] if past else 0
-        visible = torch.ones(x.shape[1], shared + x.shape[1], dtype=torch.bool, device=x.device).tril(shared)
+    def run_rows(self, x, past, rows, deep):
+        """Text features (M, R, E, D) at the E EOTs of R packed rows (M, R, L, W), after what ``run_shared`` has run."""
+        blocks, (n_prompts, n_rows) = self.transformer.resblocks, x.shape[:2]
+        x, visible = x.flatten(0, 1), rows.visible.repeat(n_prompts, 1, 1, 1)
+        ends = torch.arange(len(x), device=x.device)[:, None], rows.ends.repeat(n_prompts, 1)
         for i, block in enumerate(blocks):
-            x = put(x, deep[i], 1 - shared) if i in deep else x
-            rows = slice(-1, None) if i == len(blocks) - 1 else slice(None)
+            if i in deep:
+                at = rows.places - 1  # after the SOT
+                tokens = deep[i][rows.classes, at.clamp(0, deep[i].shape[1] - 1)].to(x.dtype)
+                here = ((at >= 0) & (at < deep[i].shape[1]))[..., None]
+                x = torch.where(here, tokens, x.unflatten(0, (n_prompts, n_rows))).flatten(0, 1)
             h = block.ln_1(x)
-            q, *own = block.attn.project(h, h[:, rows])
+            if i == len(blocks) - 1:
+                x, queries, visible = x[ends], h[ends], visible[ends[0], :, ends[1]].transpose(1, 2)
+            else:
+                queries = h
+            q, *own = block.attn.project(h, queries)
             if past:
-                before = (t.expand(len(x) // len(t), *t.shape).flatten(0, 1) for t in past[i])
-                own = [torch.cat(pair, dim=2) for pair in zip(before, own, strict=True)]
-            x = block.add_mlp(x[:, rows] + block.attn.attend(q, *own, attn_mask=visible[rows]))
-        return self.ln_final(x[:, 0]) @ self.text_projection
+                own = [torch.cat([p.repeat_interleave(n_rows, 0), o], 2) for p, o in zip(past[i], own, strict=True)]
+            x = block.add_mlp(x + block.attn.attend(q, *own, attn_mask=visible))
+        return (self.ln_final(x) @ self.text_projection).unflatten(0, (n_prompts, n_rows))
 
     def bytes_per_position(self):
         """What the text tower's backward pass keeps of one position, with frozen weights.
@@ -333,6 +335,44 @@ class CLIP(nn.Module):
         """
         width, mlp = self.text_projection.shape[0], len(self.transformer.resblocks[0].mlp.c_fc.weight)
         return len(self.transformer.resblocks) * (8 * width + mlp) * self.text_projection.element_size()
+
+
+class Rows(NamedTuple):
+    """How prompts of C classes stand in R rows of L positions, several in a row, each whole."""
+
+    classes: torch.Tensor  # (R, L) whose prompt it is; where none stands, any
+    places: torch.Tensor  # (R, L) position in that prompt
+    visible: torch.Tensor  # (R, 1, L, S + L) what a position attends to: S shared ones, its own prompt up to itself
+    ends: torch.Tensor  # (R, E) where the EOTs stand; where a row has fewer than E, 0
+    order: torch.Tensor  # (C,) where the EOT of a class is among the R E
+
+    def part(self, start, stop):
+        return Rows(*(t[start:stop] for t in self[:4]), None)
+
+
+@lru_cache(maxsize=16)  # of a model's branches, in training the same at each step
+def pack(lengths, shared, device):
+    """Rows for prompts of so many positions after the first ``shared`` ones."""
+    width = max(*lengths, min(ROW, sum(lengths)))
+    rows, used = [], width
+    for c in sorted(range(len(lengths)), key=lambda c: -lengths[c]):  # the long ones first leave the fewest gaps
+        if used + lengths[c] > width:
+            rows.append([])
+            used = 0
+        rows[-1].append(c)
+        used += lengths[c]
+    owner = torch.full((len(rows), width), -1)
+    places, ends = torch.full_like(owner, shared), torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+    order = torch.empty(len(lengths), dtype=torch.long)
+    for r, row in enumerate(rows):
+        start = 0
+        for e, c in enumerate(row):
+            stop = start + lengths[c]
+            owner[r, start:stop], places[r, start:stop] = c, torch.arange(shared, shared + lengths[c])
+            ends[r, e], order[c], start = stop - 1, r * ends.shape[1] + e, stop
+    own = (owner[:, :, None] == owner[:, None]).tril()
+    visible = torch.cat([own.new_ones(*owner.shape, shared), own], dim=-1)[:, None]
+    return Rows(*(t.to(device) for t in (owner.clamp(min=0), places, visible, ends, order)))
 
 
 def put(x, tokens, start):

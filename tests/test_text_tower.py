@@ -10,7 +10,7 @@ from sotglp.model import SOTGLP
 from sotglp.prompts import Prompts
 
 LONG = " ".join(["dog"] * 60)
-NAMES = {"one class": ["dog"], "odd lengths": ["dog", LONG, "a very small cat", "cat", "red fox"]}
+NAMES = {"one class": ["dog"], "odd lengths": ["dog", LONG, "a very small cat", "cat", "red fox", LONG[:200], "cat"]}
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +32,10 @@ def features_and_gradients(encode, learned, weights):
 @pytest.mark.parametrize("names", NAMES.values(), ids=NAMES)
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
 @pytest.mark.parametrize("own", [False, True], ids=["shared context", "each class its own"])
-@pytest.mark.parametrize("budget", ["all at once", "a class at a time", "some classes"])
+@pytest.mark.parametrize("budget", ["all at once", "a row at a time", "two of three rows"])
 def test_features_and_gradients_are_those_of_the_plain_computation(clip, monkeypatch, names, position, own, budget):
     torch.manual_seed(1)
-    positions = {"all at once": torch.inf, "a class at a time": 0, "some classes": 25}[budget]
+    positions = {"all at once": torch.inf, "a row at a time": 0, "two of three rows": 3 * 150}[budget]
     monkeypatch.setattr(clip, "memory_budget", positions * clip.bytes_per_position())
     prompts = Prompts(clip, names, torch.randn(*([len(names)] if own else []), 3, 4, 64), position)
     weights = torch.randn(len(names), 3, 16)
@@ -51,7 +51,7 @@ def test_features_and_gradients_are_those_of_the_plain_computation(clip, monkeyp
 
 
 @pytest.mark.parametrize("budget", [torch.inf, 0])
-@pytest.mark.parametrize("shape", [(4, 64), (2, 64), (5, 4, 64)], ids=["shared", "fewer", "each class its own"])
+@pytest.mark.parametrize("shape", [(4, 64), (2, 64), (7, 4, 64)], ids=["shared", "fewer", "each class its own"])
 def test_prompts_in_deeper_blocks(clip, monkeypatch, budget, shape):
     torch.manual_seed(1)
     monkeypatch.setattr(clip, "memory_budget", budget)
