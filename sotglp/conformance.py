@@ -15,12 +15,13 @@ from typing import NamedTuple
 import numpy as np
 import open_clip
 import torch
+import torch.nn.functional as F
 from tabulate import tabulate
 
 from sotglp import scores
 from sotglp.clip import CLIP
 from sotglp.loss import sotglp_loss
-from sotglp.matching import on_support
+from sotglp.matching import similarities
 from sotglp.model import SOTGLP
 
 INPUTS = {"meta", "images", "targets", "trainable", "dropout_indices", "global_prompts", "local_prompts", "local_proj"}
@@ -91,8 +92,8 @@ def parameters(model):
 
 
 def check_support(ours, reference, s):
-    """Whether two supports (B, C, K) agree up to ties: the share of classes in which they do not."""
-    mean = s.mean(axis=-1).transpose(0, 2, 1)  # (B, C, P)
+    """Whether two supports (B, C, K) agree up to ties of s (B, P, C): the share of classes in which they do not."""
+    mean = s.transpose(0, 2, 1)  # (B, C, P)
     kept = [np.sort(np.take_along_axis(mean, support, axis=-1), axis=-1) for support in (ours, reference)]
     same = (np.abs(kept[0] - kept[1]) < TIE).all(axis=-1)
     return Row("support_indices", float((~same).sum()), float((~same).mean()), 0.0)
@@ -110,6 +111,7 @@ def conformance(file):
         global_text, local_text = (
             model.learned[f"{branch}_prompts"].encode(model.clip) for branch in ("global", "local")
         )
+        s = similarities(model.to_joint(patches, model.projection), F.normalize(local_text, dim=-1))
     ours = {
         "token_ids": open_clip.tokenize(meta["class_names"], context_length=len(model.clip.positional_embedding)),
         "image_cls_before_proj": image,
@@ -117,15 +119,15 @@ def conformance(file):
         "global_text": global_text,
         "local_text": local_text,
         "global_logits": match.g,
-        "local_logits": match.s,
+        "local_logits": s,
         "probs": prediction.combined,
         "probs_global": prediction.global_,
         "probs_local": prediction.local,
     }
     if "transport_plan" in file and "support_indices" in file:
         # On the reference's support: its order, and its choice between equal patches, are checked apart.
-        kept = on_support(match.s, torch.from_numpy(file["support_indices"]))
-        ours["transport_plan"] = model.plan(kept)
+        support = torch.from_numpy(file["support_indices"])[..., None]
+        ours["transport_plan"] = model.plan(s.transpose(1, 2).take_along_dim(support, dim=2))
     for quantity in file:
         if quantity.startswith("ood/"):
             _, method, tau = quantity.split("/")

@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from sotglp.clip import STREAMS
-from sotglp.matching import on_support, own_support, similarities, sparse_support
+from sotglp.matching import mean_similarities, on_support, own_support, similarities, sparse_support
 from sotglp.prompted import PromptedCLIP, identity_projection
 from sotglp.prompts import Prompts, context_from_text, orthogonal_contexts, xavier_contexts
 from sotglp.transport import transport_plan, unbalanced_plan, uniform_plan
 
 LOCAL_INITS = {"xavier": xavier_contexts, "orthogonal": orthogonal_contexts}
-SUPPORTS = {"shared": sparse_support, "own": own_support}
+SUPPORTS = "shared", "own"
 PLANS = {"balanced": transport_plan, "unbalanced": unbalanced_plan, "mean": uniform_plan}
 
 
@@ -29,7 +29,7 @@ class Match(NamedTuple):
     """
 
     g: torch.Tensor  # (B, C, G) cosines of the image and the global prompts
-    s: torch.Tensor  # (B, P, C, N) cosines of the patches and the local prompts
+    s: torch.Tensor  # (B, P, C) cosines of the patches and the local prompts, averaged over those of a class
     support: torch.Tensor  # (B, C, K) patches kept for each class
     plan: torch.Tensor  # (B, C, K, N) share of each kept patch that each local prompt takes
     l: torch.Tensor  # (B, C) local logits  # noqa: E741 (the paper's letter)
@@ -71,7 +71,7 @@ class SOTGLP(PromptedCLIP):
             raise ValueError(f"at least 1 global or local prompt is needed, not {n_global} and {n_local}")
         n_patches = clip.visual.n_patches
         # These refuse an impossible K or eps now, not after the first images.
-        sparse_support(torch.zeros(1, n_patches, 1, 1), topk or n_patches)
+        sparse_support(torch.zeros(1, n_patches, 1), topk or n_patches)
         transport_plan(torch.zeros(1, 1), eps)
         words = context_from_text(clip, context)
         learned = nn.ModuleDict()
@@ -83,7 +83,7 @@ class SOTGLP(PromptedCLIP):
         if n_local and projection:
             learned["projection"] = identity_projection(clip)
         super().__init__(clip, learned, local if n_local else None)
-        self.topk, self.support, self.plan = topk or n_patches, SUPPORTS[support], partial(PLANS[plan], eps=eps)
+        self.topk, self.support, self.plan = topk or n_patches, support, partial(PLANS[plan], eps=eps)
 
     def match(self, features, text):
         """The method: class tokens (B, W) and patch tokens (B, P, W), text features of both branches -> Match."""
@@ -93,14 +93,20 @@ class SOTGLP(PromptedCLIP):
         if t_global is not None:
             g = similarities(self.to_joint(class_token), t_global)
         if t_local is not None:
-            projection = self.learned["projection"] if "projection" in self.learned else None
-            s = similarities(self.to_joint(tokens, projection), t_local)
-            support = self.support(s.detach(), self.topk)
-            kept = on_support(s, support)  # (B, C, K, N)
+            patches = self.to_joint(tokens, self.projection)
+            s = mean_similarities(patches.detach(), t_local.detach())
+            shared = self.support == "shared"
+            support = sparse_support(s, self.topk) if shared else own_support(patches, t_local, self.topk)
+            kept = on_support(patches, t_local, support)  # s of the support, (B, C, K, N)
             plan = self.plan(kept)
             # The plan's mass is 1; the authors divide by N once more, which their tables rest on.
             l = (plan * kept).sum(dim=(-2, -1)) / kept.shape[-1]  # noqa: E741
         return Match(g, s, support, plan, l)
+
+    @property
+    def projection(self):
+        """The learned matrix on patch tokens, or None."""
+        return self.learned["projection"] if "projection" in self.learned else None
 
     def encode_text(self):
         """Normalised features of the global (C, G, D) and the local (C, N, D) prompts; None for those left out."""

@@ -6,14 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sotglp.matching import similarities
+from sotglp.matching import mean_similarities, similarities
 
 
 class Similarities(NamedTuple):
     """Cosines of a batch of images with the prompts, before CLIP's logit scale."""
 
     g: torch.Tensor  # (B, C, M) of the images
-    s: torch.Tensor | None  # (B, P, C, M) of their patches, where they are read
+    s: torch.Tensor | None  # (B, P, C) of their patches, where they are read, averaged over the M prompts
 
 
 class PromptedCLIP(nn.Module):
@@ -49,7 +49,7 @@ class PromptedCLIP(nn.Module):
         """Similarities of ``features`` and text features."""
         class_token, tokens = features
         g = similarities(self.to_joint(class_token), text)
-        return Similarities(g, None if tokens is None else similarities(self.to_joint(tokens), text))
+        return Similarities(g, None if tokens is None else mean_similarities(self.to_joint(tokens), text))
 
     def to_joint(self, tokens, projection=None):
         """Tokens (..., W), through a bias-free linear layer if there is one, as normalised features (..., D)."""
@@ -67,7 +67,7 @@ class AnchoredSimilarities(NamedTuple):
     """Similarities of the learned prompt, and those of the one that stands still."""
 
     g: torch.Tensor  # (B, C, 1)
-    s: torch.Tensor | None  # (B, P, C, 1)
+    s: torch.Tensor | None  # (B, P, C)
     anchor: torch.Tensor  # (B, C)
 
 
@@ -85,8 +85,9 @@ class AnchoredCLIP(PromptedCLIP):
         return torch.stack([self.learned(self.clip)[:, 0], self.anchor], dim=1)
 
     def match(self, features, text):
-        g, s = super().match(features, text)  # (B, C, 2), (B, P, C, 2)
-        return AnchoredSimilarities(g[..., :1], None if s is None else s[..., :1], g[..., 1])
+        g, s = super().match(features, text[:, :1])
+        anchor, _ = super().match((features[0], None), text[:, 1:])
+        return AnchoredSimilarities(g, s, anchor[..., 0])
 
 
 def identity_projection(clip):

@@ -31,7 +31,7 @@ def mcm(match, tau=1.0):
 
 def l_mcm(match, tau=1.0):
     """MCM of the best patch and class, on all P patches (Miyai et al., arXiv 2304.04521): (B,)."""
-    return -(match.s.float().mean(dim=-1) / tau).softmax(dim=-1).amax(dim=(-2, -1))
+    return -(match.s.float() / tau).softmax(dim=-1).amax(dim=(-2, -1))
 
 
 def gl_mcm(match, tau=1.0):

@@ -5,8 +5,10 @@ import warnings
 
 import torch
 
-# Problems are looked at this often: a look makes the host wait for a GPU.
-_STEPS_BETWEEN_LOOKS = 8
+from sotglp import kernels
+
+# Unsolved problems are looked for this often: a look makes the host wait for a GPU.
+STEPS_BETWEEN_LOOKS = 8
 
 
 @torch.no_grad()
@@ -20,31 +22,40 @@ def transport_plan(s, eps=0.1, tol=1e-6, max_iter=100_000):
         gradient: by the envelope theorem the derivative of the optimal value needs none through the plan.
     Sinkhorn's scalings are alternating log-softmaxes of the log plan itself. Kept so, and not as two potentials, the
     entries that carry mass stay near 0 however small eps is, and float32 suffices.
-    Raises ValueError unless eps > 0; warns if a marginal is still off after max_iter iterations.
+    Raises ValueError unless eps > 0; warns if a marginal is still off after max_iter iterations. On CUDA one kernel
+    (``sotglp.kernels``) takes all steps, and nothing tells that they were too few: the host need not wait.
     """
     if not eps > 0:
         raise ValueError(f"the entropic regularisation eps must be positive, not {eps}")
-    rows, columns = s.shape[-2:]
-    log_plan = _scale_rows(s.reshape(-1, rows, columns).float() / eps)
-    unsolved = torch.arange(len(log_plan), device=s.device)
-    for _ in range(0, max_iter, _STEPS_BETWEEN_LOOKS):
-        current = log_plan[unsolved]
-        for _ in range(_STEPS_BETWEEN_LOOKS):
-            error = (current.exp().sum(dim=-2) - 1 / columns).abs().amax(dim=-1)
-            step = _scale_rows(current.log_softmax(dim=-2))
-            # A solved problem stands still, however long its neighbours take; so does one that is NaN.
-            current = torch.where((error > tol)[:, None, None], step, current)
-        log_plan[unsolved] = current
-        unsolved = unsolved[error > tol]
-        if not len(unsolved):
-            break
+    # Problems innermost: there are more of them than patches or prompts, and all sums run across them.
+    log_plan = scale_rows((s.flatten(0, -3) if s.dim() > 2 else s[None]).float().permute(1, 2, 0).contiguous() / eps)
+    if s.is_cuda and kernels.fits(log_plan):
+        kernels.solve(log_plan, tol, max_iter)
     else:
-        warnings.warn(f"{len(unsolved)} transport plans still miss {tol} after {max_iter} steps", stacklevel=2)
-    return log_plan.exp().view(s.shape)
+        solve(log_plan, tol, max_iter)
+    return log_plan.exp().permute(2, 0, 1).reshape(s.shape)
 
 
-def _scale_rows(log_plan):
-    return log_plan.log_softmax(dim=-1) - math.log(log_plan.shape[-2])
+def solve(log_plan, tol, max_iter):
+    """Sinkhorn's steps on log plans (K, N, problems) whose rows are scaled, in place."""
+    unsolved = torch.arange(log_plan.shape[-1], device=log_plan.device)
+    current, uniform = log_plan, 1 / log_plan.shape[1]
+    for _ in range(0, max_iter, STEPS_BETWEEN_LOOKS):
+        for _ in range(STEPS_BETWEEN_LOOKS):
+            columns = current.logsumexp(dim=0)
+            wrong = (columns.exp() - uniform).abs().amax(dim=0) > tol
+            # A solved problem stands still, however long its neighbours take; so does one that is NaN.
+            current = torch.where(wrong, scale_rows(current - columns), current)
+        log_plan[..., unsolved] = current
+        unsolved, current = unsolved[wrong], current[..., wrong]
+        if not len(unsolved):
+            return
+    warnings.warn(f"{len(unsolved)} transport plans still miss {tol} after {max_iter} steps", stacklevel=3)
+
+
+def scale_rows(log_plan):
+    """The log plans (K, N, problems) with rows that sum to 1/K."""
+    return log_plan.log_softmax(dim=1) - math.log(len(log_plan))
 
 
 def uniform_plan(s, eps=None):
@@ -67,6 +78,6 @@ def unbalanced_plan(s, eps=0.1, relaxation=1.0, tol=1e-6, max_iter=10_000):
         last = u
         u = -damping * ((log_kernel + v).logsumexp(dim=-1, keepdim=True) + math.log(rows))
         v = -damping * ((log_kernel + u).logsumexp(dim=-2, keepdim=True) + math.log(columns))
-        if step % _STEPS_BETWEEN_LOOKS == 0 and (u - last).abs().max() <= tol:
+        if step % STEPS_BETWEEN_LOOKS == 0 and (u - last).abs().max() <= tol:
             break
     return (log_kernel + u + v).exp()

@@ -12,10 +12,11 @@ from dassl.config import flatten
 from scripts.run import make_runs, read_methods
 from sotglp import SOTGLP, draw_prompts, predict, sotglp_loss
 from sotglp.clip import CLIP
-from sotglp.matching import on_support, own_support
+from sotglp.matching import on_support, own_support, similarities
 from sotglp.transport import unbalanced_plan, uniform_plan
 
 NAMES = ["cat", "great white shark", "ankle boot"]
+IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture
@@ -27,11 +28,21 @@ def clip():
 
 def run(clip, **options):
     """A model of SOT-GLP and what it makes of three images."""
-    torch.manual_seed(1)
-    images = torch.randn(3, 3, 32, 32)
-    model = SOTGLP(clip, NAMES, **{"n_local": 2, "topk": 5, **options})
+    model = make_model(clip, **options)
     with torch.no_grad():
-        return model, model(images)
+        return model, model(IMAGES)
+
+
+def make_model(clip, **options):
+    torch.manual_seed(1)
+    return SOTGLP(clip, NAMES, **{"n_local": 2, "topk": 5, **options})
+
+
+@torch.no_grad()
+def all_similarities(model):
+    """s (B, P, C, N) of the three images."""
+    _, tokens = model.features(IMAGES)
+    return similarities(model.to_joint(tokens, model.projection), model.encode_text()[1])
 
 
 @pytest.mark.parametrize("eps, relaxation", [(0.1, 1.0), (0.05, 0.2), (0.5, 5.0)])
@@ -52,10 +63,11 @@ def test_unbalanced_plan_nears_the_balanced_one_as_marginals_are_enforced():
 
 
 def test_mean_instead_of_transport(clip):
-    _, match = run(clip, plan="mean")
+    model, match = run(clip, plan="mean")
+    s = all_similarities(model)
     for b in range(3):
         for c in range(3):
-            kept = [[match.s[b, p, c, n].item() for n in range(2)] for p in match.support[b, c]]
+            kept = [[s[b, p, c, n].item() for n in range(2)] for p in match.support[b, c]]
             mean = sum(map(sum, kept)) / (5 * 2)
             assert match.l[b, c].item() == pytest.approx(mean / 2, abs=1e-6)  # divided by N as with transport
     assert uniform_plan(torch.rand(2, 5, 3)).sum(dim=(-2, -1)).tolist() == pytest.approx([1, 1])
@@ -63,11 +75,12 @@ def test_mean_instead_of_transport(clip):
 
 @pytest.mark.parametrize("plan", ["balanced", "unbalanced"])
 def test_all_patches(clip, plan):
-    _, match = run(clip, topk=0, plan=plan, eps=0.2)
+    model, match = run(clip, topk=0, plan=plan, eps=0.2)
+    all_s = all_similarities(model)
     assert match.support.shape == (3, 3, 16)
     for b in range(3):
         for c in range(3):
-            s = match.s[b, :, c].double().numpy()
+            s = all_s[b, :, c].double().numpy()
             marginals = np.full(16, 1 / 16), np.full(2, 1 / 2)
             if plan == "balanced":
                 slow = ot.sinkhorn(*marginals, 1 - s, 0.2, method="sinkhorn_log", stopThr=1e-12)
@@ -80,12 +93,12 @@ def test_all_patches(clip, plan):
 def test_each_prompt_chooses_its_own_patches(clip):
     _, match = run(clip, support="own")
     assert match.support.shape == (3, 3, 5, 2)
-    s = torch.randn(2, 7, 3, 4)
-    kept = on_support(s, own_support(s, 3))
+    patches, text = torch.randn(2, 7, 8), torch.randn(3, 4, 8)
+    s, kept = similarities(patches, text), on_support(patches, text, own_support(patches, text, 3))
     for b in range(2):
         for c in range(3):
             for n in range(4):
-                assert kept[b, c, :, n].tolist() == sorted(s[b, :, c, n].tolist(), reverse=True)[:3]
+                assert kept[b, c, :, n].tolist() == pytest.approx(sorted(s[b, :, c, n].tolist())[:-4:-1])
 
 
 @pytest.mark.parametrize("left_out, left", [("n_global", "local"), ("n_local", "global_")])

@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sotglp import SOTGLP, Match, draw_prompts, gl_mcm, l_mcm, mcm, predict, sotglp_loss, transport_plan
+from sotglp import SOTGLP, Match, draw_prompts, gl_mcm, l_mcm, matching, mcm, predict, sotglp_loss, transport_plan
 from sotglp.clip import CLIP
-from sotglp.matching import on_support, similarities, sparse_support
+from sotglp.matching import mean_similarities, on_support, similarities, sparse_support
 
 NAMES = ["cat", "great white shark", "ankle boot", "bag"]
 
@@ -32,21 +32,47 @@ def test_similarities_are_cosines_of_all_pairs():
         torch.testing.assert_close(s[b, p, c, n], F.cosine_similarity(features[b, p], text[c, n], dim=0))
 
 
-def test_support_is_shared_and_holds_the_best_means():
-    s = torch.randn(2, 7, 3, 4)
-    support = sparse_support(s, 3)
-    kept = on_support(s, support)
+@pytest.mark.parametrize("n_classes, n_prompts, k", [(3, 4, 3), (1, 1, 7), (5, 2, 1)])
+@pytest.mark.parametrize("part", [1, 60, 10**6])
+def test_support_is_shared_and_holds_the_best_means(monkeypatch, n_classes, n_prompts, k, part):
+    """Like all similarities at once, forward and backward, however many are held at a time."""
+    monkeypatch.setattr(matching, "PART", part)
+    patches = F.normalize(torch.randn(2, 7, 8), dim=-1).requires_grad_()
+    text = F.normalize(torch.randn(n_classes, n_prompts, 8), dim=-1).requires_grad_()
+    s = similarities(patches, text)
+    support = sparse_support(mean_similarities(patches, text), k)
+    kept = on_support(patches, text, support)
+    expected = torch.empty_like(kept)
     for b in range(2):
-        for c in range(3):
+        for c in range(n_classes):
             ranked = sorted(range(7), key=lambda p: -s[b, p, c].mean().item())  # noqa: B023 (used at once)
-            assert support[b, c].tolist() == ranked[:3]
-            torch.testing.assert_close(kept[b, c], s[b, ranked[:3], c])
+            assert support[b, c].tolist() == ranked[:k]
+            expected[b, c] = s[b, ranked[:k], c]
+    torch.testing.assert_close(kept, expected)
+    weights = torch.randn_like(kept)
+    ours, theirs = (torch.autograd.grad((x * weights).sum(), [patches, text]) for x in (kept, expected))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_no_more_similarities_are_held_than_a_part(monkeypatch):
+    monkeypatch.setattr(matching, "PART", 2 * 50 * 4 * 3)  # three classes
+    patches, text = torch.randn(2, 50, 8), torch.randn(10, 4, 8, requires_grad=True)
+    held = []
+
+    def note(tensor):
+        held.append(tensor.numel())
+        return tensor
+
+    support = sparse_support(mean_similarities(patches, text.detach()), 5)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        on_support(patches, text, support)
+    assert max(held) < 2 * 50 * 4 * 3
 
 
 @pytest.mark.parametrize("k", [0, 8])
 def test_support_larger_than_the_image_is_refused(k):
     with pytest.raises(ValueError, match="1 to P = 7"):
-        sparse_support(torch.randn(2, 7, 3, 4), k)
+        sparse_support(torch.randn(2, 7, 3), k)
 
 
 def test_forward_is_the_method_image_by_image(clip):
@@ -126,7 +152,7 @@ def test_prediction_averages_the_branches(match):
 
 def test_ood_scores_by_hand():
     g = torch.tensor([[[0.4, 0.6], [0.1, 0.1]]])  # B 1, C 2, G 2
-    s = torch.tensor([[[[0.3], [0.2]], [[0.0], [0.9]]]])  # B 1, P 2, C 2, N 1
+    s = torch.tensor([[[0.3, 0.2], [0.0, 0.9]]])  # B 1, P 2, C 2
     match = Match(g, s, support=None, plan=None, l=None)
     best = torch.tensor(0.4).sigmoid()  # softmax of (0.5, 0.1)
     best_patch = torch.tensor(0.9).sigmoid()  # patch 1, class 1

@@ -79,12 +79,12 @@ def test_logit_scores_by_hand():
     expected = [-math.log(math.exp(5) + math.exp(1)), -math.log(math.exp(1) + math.exp(3))]
     torch.testing.assert_close(energy(match, 10), torch.tensor(expected))
     # Half-precision cosines are scored in full precision: images that differ keep different scores.
-    for score in ood_scores(Similarities(g.half(), g.half()[:, None]), 10).values():
+    for score in ood_scores(Similarities(g.half(), g.half()[:, None, :, 0]), 10).values():
         assert score.dtype == torch.float32 and score[0] != score[1]
 
 
 def test_only_the_scores_of_the_branches_there_are():
-    g, s = torch.rand(2, 3, 1), torch.rand(2, 5, 3, 4)
+    g, s = torch.rand(2, 3, 1), torch.rand(2, 5, 3)
     names = {
         branches: set(ood_scores(Match(*branch, None, None, None), 10))
         for branches, branch in {"g": (g, None), "s": (None, s), "gs": (g, s)}.items()

@@ -1,6 +1,9 @@
 """Laws of the transport plan, and POT as an independent solver."""
 
 import math
+import os
+import subprocess
+import sys
 import warnings
 
 import ot
@@ -56,7 +59,7 @@ def test_a_plan_does_not_depend_on_its_batch():
     s = torch.cat([cosines(4, 10, 4), cosines(1, 10, 4, spread=1.0)])  # the last takes many more steps
     together = transport_plan(s, 0.05)
     for i in range(len(s)):
-        torch.testing.assert_close(transport_plan(s[i], 0.05), together[i], rtol=1e-6, atol=0)
+        torch.testing.assert_close(transport_plan(s[i], 0.05), together[i], rtol=1e-5, atol=1e-9)
 
 
 def test_permuting_patches_permutes_the_plan():
@@ -96,3 +99,29 @@ def test_too_few_steps_are_told():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         transport_plan(cosines(10, 4), 0.01)
+
+
+# Compared with the steps of PyTorch on problems of one and of several programs, full and not full.
+IN_THE_INTERPRETER = """
+import torch
+from sotglp import kernels, transport
+
+for shape in [(10, 4, 37), (10, 4, 70), (1, 1, 3), (1, 3, 5), (7, 1, 2), (64, 8, 3), (196, 4, 9), (5, 6, 9)]:
+    for eps in (0.02, 0.1, 10):
+        s = 0.25 + 0.1 * torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        s[0, 0, 1] = float("nan")
+        one = transport.scale_rows(s / eps)
+        other = one.clone()
+        assert kernels.fits(other)
+        transport.solve(one, 1e-6, 100_000)
+        kernels.solve(other, 1e-6, 100_000)
+        assert other[..., 1].isnan().any() and not other[..., 2:].isnan().any()
+        torch.testing.assert_close(other.exp(), one.exp(), rtol=1e-5, atol=1e-7, equal_nan=True)
+assert not kernels.fits(torch.empty(196, 64, 1))
+"""
+
+
+def test_the_kernel_takes_the_steps_of_pytorch():
+    pytest.importorskip("triton")
+    command = [sys.executable, "-c", IN_THE_INTERPRETER]
+    subprocess.run(command, check=True, env={**os.environ, "TRITON_INTERPRET": "1"})

@@ -42,7 +42,7 @@ class GlobalLocalCLIP(PromptedCLIP):
         s = similarities(self.to_joint(tokens, self.learned["projection"]), t_local)
         best = s.topk(self.scales[-1], dim=1).values  # (B, K, C, N), sorted
         l = torch.stack([best[:, :k, :, n].mean(dim=1) for n, k in enumerate(self.scales)], dim=-1)  # noqa: E741
-        return Match(g, s, None, None, l)
+        return Match(g, s.mean(dim=-1), None, None, l)
 
 
 @TRAINER_REGISTRY.register()

@@ -41,5 +41,5 @@ class LoCoOp(CLIPTrainer):
         return PromptedCLIP(clip, self.shared_prompts(clip, names), local="value")
 
     def losses(self, match, targets, text):
-        entropy = nuisance_entropy(self.model.logit_scale * match.s[..., 0].float(), targets, self.topk)
+        entropy = nuisance_entropy(self.model.logit_scale * match.s.float(), targets, self.topk)
         return {**super().losses(match, targets, text), "ood": -self.node.LAMBDA * entropy}

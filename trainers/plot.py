@@ -4,6 +4,7 @@ from yacs.config import CfgNode as CN
 
 from dassl.engine import TRAINER_REGISTRY
 from sotglp import Match, PromptedCLIP, transport_plan
+from sotglp.matching import similarities
 from sotglp.trainer import CLIPTrainer
 
 
@@ -16,10 +17,11 @@ class TransportCLIP(PromptedCLIP):
         transport_plan(prompts.context.new_zeros(1, 1), eps)  # refuses an impossible eps before the first images
 
     def match(self, features, text):
-        g, s = super().match(features, text)
+        class_token, tokens = features
+        g, s = (similarities(self.to_joint(t), text) for t in (class_token, tokens))
         by_class = s.transpose(1, 2)  # (B, C, P, N)
         plan = transport_plan(by_class, self.eps)
-        return Match(g, s, None, plan, l=(plan * by_class).sum(dim=(-2, -1)))
+        return Match(g, s.mean(dim=-1), None, plan, l=(plan * by_class).sum(dim=(-2, -1)))
 
 
 @TRAINER_REGISTRY.register()
