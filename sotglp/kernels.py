@@ -11,7 +11,7 @@ except ImportError:  # PyTorch for CUDA comes with it
     triton = None
 
 LARGEST = 8192  # entries of a plan, padded to powers of two, that registers hold
-BLOCK = 4096  # entries that one program holds, of several small problems
+BLOCK = 2048  # entries that one program holds, of several small problems
 
 
 def fits(log_plan):

@@ -1,4 +1,6 @@
-"""Mixed precision as the field's trainers name it."""
+"""Mixed precision as the field's trainers name it, and gradients that repeat."""
+
+from contextlib import contextmanager
 
 import torch
 
@@ -27,6 +29,22 @@ class MixedPrecision:
     def backward_and_step(self, loss, optimizer):
         """Gradients of ``loss``, then a step, which the scaler leaves out where they overflowed."""
         optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
+        with repeatable():
+            self.scaler.scale(loss).backward()
         self.scaler.step(optimizer)
         self.scaler.update()
+
+
+@contextmanager
+def repeatable():
+    """For a backward pass, where the run is to repeat (torch.use_deterministic_algorithms).
+
+    On a GPU attention takes the algorithm that repeats only if others are errors, not warnings.
+    """
+    wanted = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(wanted)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(wanted, warn_only=warn_only)

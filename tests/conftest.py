@@ -1,10 +1,15 @@
-"""A data set of coloured squares on disk and a tiny trainer, both registered as any plug-in is."""
+"""A data set of coloured squares on disk and a tiny trainer, both registered as any plug-in is.
 
+The tests, and the processes that they start, run on the CPU; those of a GPU take the fixture ``gpu``.
+"""
+
+import os
 import os.path as osp
 import signal
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
@@ -16,6 +21,12 @@ from dassl.engine import TRAINER_REGISTRY, TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import listdir_nohidden, set_random_seed
+
+GPU_IS_AVAILABLE = torch.cuda.is_available
+VISIBLE = os.environ.get("CUDA_VISIBLE_DEVICES")
+HAS_GPU = GPU_IS_AVAILABLE()
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+torch.cuda.is_available = lambda: False
 
 COLOURS = {"red": (200, 60, 60), "green": (60, 200, 60), "blue": (60, 60, 200), "grey": (110, 110, 110)}
 SIZES = {"train": 9, "val": 5, "test": 6}
@@ -79,6 +90,19 @@ class Tiny(TrainerX):
         if self.batch_idx + 1 == self.num_batches:
             self.update_lr()
         return {"loss": loss.item(), "acc": compute_accuracy(output, label)[0].item()}
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Shows the GPUs to a test and its processes; without one the test is skipped."""
+    if not HAS_GPU:
+        pytest.skip("there is no GPU")
+    monkeypatch.setattr(torch.cuda, "is_available", GPU_IS_AVAILABLE)
+    if VISIBLE is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", VISIBLE)
+    return torch.device("cuda")
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from benchmarks.text_tower import all_positions
+from benchmarks.step import all_positions
 from sotglp.clip import CLIP
 from sotglp.model import SOTGLP
 from sotglp.prompts import Prompts

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from yacs.config import CfgNode as CN
 
 from dassl.engine import TRAINER_REGISTRY
+from sotglp.precision import repeatable
 from sotglp.prompted import AnchoredCLIP
 from sotglp.prompts import encode_names
 from sotglp.templates import template_of
@@ -43,4 +44,5 @@ class ProGrad(CLIPTrainer):
         return {**super().losses(match, targets, text), "kl": divergence}
 
     def step(self, losses):
-        self.prograd_backward_and_update(losses["ce"], losses["kl"], self.node.LAMBDA)
+        with repeatable():
+            self.prograd_backward_and_update(losses["ce"], losses["kl"], self.node.LAMBDA)
