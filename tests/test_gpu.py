@@ -39,10 +39,9 @@ def model():
     return SOTGLP(CLIP(**sizes, text_width=64, text_layers=3), NAMES, n_local=3, topk=5)
 
 
-def step(model, images, device, half):
+def step(model, images, drawn, device, half):
     """The branches' losses and the gradients of a step."""
     model.to(device).zero_grad()
-    drawn = draw_prompts(len(images), 3, 0)
     with torch.autocast("cuda", torch.float16, enabled=half):
         match = model(images.to(device))
         losses = sotglp_loss(match, torch.arange(4, device=device), model.logit_scale, drawn.to(device))
@@ -52,12 +51,12 @@ def step(model, images, device, half):
 
 def test_a_step_is_that_of_the_cpu(model, monkeypatch):
     """To rounding in float32, with parts too; in half precision, where supports may differ, the losses nearly."""
-    images = torch.randn(4, 3, 32, 32)
-    expected = step(model, images, "cpu", half=False)
+    images, drawn, fits = torch.randn(4, 3, 32, 32), draw_prompts(4, 3, 0), kernels.fits
+    expected = step(model, images, drawn, "cpu", half=False)
     for budget, kernel, half in [(torch.inf, True, False), (0, False, False), (torch.inf, True, True)]:
         monkeypatch.setattr(model.clip, "memory_budget", budget)
-        monkeypatch.setattr(kernels, "fits", kernels.fits if kernel else lambda log_plan: False)
-        ours, compared = step(model, images, "cuda", half), slice(2 if half else None)
+        monkeypatch.setattr(kernels, "fits", fits if kernel else lambda log_plan: False)
+        ours, compared = step(model, images, drawn, "cuda", half), slice(2 if half else None)
         for one, other in zip(ours[compared], expected[compared], strict=True):
             tolerance = (0.02 if half else 1e-4) * other.abs().max().item()
             torch.testing.assert_close(one, other, rtol=0, atol=tolerance)
@@ -72,25 +71,26 @@ def test_pytorch_solves_what_does_not_fit_the_kernel():
     torch.testing.assert_close(ours.exp(), log_plan.exp(), rtol=1e-4, atol=1e-7)
 
 
-def run(folder, *options):
-    """Metrics of a run of train.py in mixed precision."""
-    configs = [
-        "--config-file",
-        "configs/backbones/small.yaml",
-        "--config-file",
-        "configs/trainers/SOTGLP/fashion_mnist.yaml",
-    ]
+def run(folder, *options, flags=()):
+    """Metrics and device of a run of train.py in mixed precision."""
+    recipe = [f"configs/trainers/SOTGLP/{name}.yaml" for name in ("default", "fashion_mnist")]
+    configs = [word for file in ("configs/backbones/small.yaml", *recipe) for word in ("--config-file", file)]
     dataset = ["--dataset-config-file", "configs/datasets/fashion_mnist.yaml", "--root", "data", "--seed", "1"]
-    values = ["DATASET.NUM_SHOTS", "1", "TEST.SPLIT", "val", "INPUT.FEATURE_CACHE", str(folder.parent / "features")]
-    assert not train.main(["--trainer", "SOTGLP", *configs, *dataset, "--output-dir", str(folder), *values, *options])
-    return json.loads((folder / "results.json").read_text())
+    values = ["DATASET.NUM_SHOTS", "1", "OPTIM.MAX_EPOCH", "8", "INPUT.FEATURE_CACHE", str(folder.parent / "features")]
+    arguments = ["--trainer", "SOTGLP", *configs, *dataset, "--output-dir", str(folder), *flags, *values, *options]
+    assert not train.main(arguments)
+    results = json.loads((folder / "results.json").read_text())
+    return results["metrics"], results["device"]
 
 
-def test_training_repeats_resumes_and_says_where_it_ran(tmp_path):
-    whole = run(tmp_path / "whole", "OPTIM.MAX_EPOCH", "4")
-    assert whole["device"] == torch.cuda.get_device_name()
-    again = run(tmp_path / "again", "OPTIM.MAX_EPOCH", "4")
-    assert again["metrics"] == whole["metrics"]
-    on_cpu = run(tmp_path / "cpu", "OPTIM.MAX_EPOCH", "4", "USE_CUDA", "False")
-    assert on_cpu["device"] == "cpu"
-    assert abs(on_cpu["metrics"]["accuracy"] - whole["metrics"]["accuracy"]) < 5
+def test_training_repeats_and_the_cpu_tests_it_alike(tmp_path):
+    metrics, device = run(tmp_path / "first")
+    assert device == torch.cuda.get_device_name()
+    assert run(tmp_path / "second") == (metrics, device)
+    path = "prompt_learner/model.pth.tar-8"
+    first, second = (torch.load(tmp_path / name / path)["state_dict"] for name in ("first", "second"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    flags = ["--eval-only", "--model-dir", str(tmp_path / "first"), "--load-epoch", "8"]
+    on_cpu, device = run(tmp_path / "cpu", "USE_CUDA", "False", flags=flags)
+    assert device == "cpu"
+    assert on_cpu["accuracy"] == pytest.approx(metrics["accuracy"], abs=1)
