@@ -128,7 +128,8 @@ def test_a_damaged_folder_is_told(tmp_path):
 
 def write_idx(path, array):
     header = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
-    (gzip.open if path.suffix == ".gz" else open)(path, "wb").write(header + array.tobytes())
+    with (gzip.open if path.suffix == ".gz" else open)(path, "wb") as file:
+        file.write(header + array.tobytes())
 
 
 @pytest.fixture
