@@ -28,14 +28,10 @@ def clip():
 
 def run(clip, **options):
     """A model of SOT-GLP and what it makes of three images."""
-    model = make_model(clip, **options)
+    torch.manual_seed(1)
+    model = SOTGLP(clip, NAMES, **{"n_local": 2, "topk": 5, **options})
     with torch.no_grad():
         return model, model(IMAGES)
-
-
-def make_model(clip, **options):
-    torch.manual_seed(1)
-    return SOTGLP(clip, NAMES, **{"n_local": 2, "topk": 5, **options})
 
 
 @torch.no_grad()
