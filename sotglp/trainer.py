@@ -40,6 +40,11 @@ class CLIPTrainer(TrainerX):
     def node(self):
         return self.cfg.TRAINER[self.NODE]
 
+    @property
+    def class_specific(self):
+        """Whether something is learned of each class, by default in contexts (C, M, T, W)."""
+        return any(isinstance(part, Prompts) and part.context.dim() == 4 for part in self.model.learned.modules())
+
     def build_model(self):
         cfg = self.cfg
         n_views = cfg.INPUT.get("CACHE_VIEWS", 0)

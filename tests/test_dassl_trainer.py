@@ -166,11 +166,25 @@ def test_load_model(make_cfg, capsys):
         trainer.load_model(cfg.OUTPUT_DIR, epoch=7)
     with pytest.raises(FileNotFoundError, match="model-best.pth.tar"):
         trainer.load_model(cfg.OUTPUT_DIR)
-    other = build_trainer(make_cfg({"DATASET.SUBSAMPLE_CLASSES": "base"}))
+
+
+def test_checkpoints_of_something_else_are_refused(make_cfg):
+    cfg = make_cfg()
+    build_trainer(cfg).save_model(1, cfg.OUTPUT_DIR)
+    others = {
+        ("DATASET.SUBSAMPLE_CLASSES", "new"): 'classnames 4 \\(with "red", "green"\\), but this run has 2 others',
+        ("MODEL.BACKBONE.NAME", "small"): "backbone none, but this run has small",
+    }
+    for value, message in others.items():
+        other = build_trainer(make_cfg([value]))
+        with pytest.raises(UserError, match=message):
+            other.load_model(cfg.OUTPUT_DIR, epoch=2)
+        with pytest.raises(UserError, match=message):
+            other.resume_model_if_exist(cfg.OUTPUT_DIR)
+    other.made_with = dict  # as before checkpoints told what they belong to
+    other.model[-1] = nn.Linear(192, 3)
     with pytest.raises(UserError, match="does not fit this model"):
         other.load_model(cfg.OUTPUT_DIR, epoch=2)
-    with pytest.raises(UserError, match="does not fit this model"):
-        other.resume_model_if_exist(cfg.OUTPUT_DIR)
 
 
 def test_loss_that_is_not_finite_stops_the_run(make_cfg):

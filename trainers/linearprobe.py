@@ -32,6 +32,7 @@ class LinearProbe(CLIPTrainer):
     """
 
     NODE = "LINEARPROBE"
+    class_specific = True
 
     @staticmethod
     def extend_cfg(cfg):

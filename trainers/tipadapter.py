@@ -62,6 +62,7 @@ class CacheTrainer(CLIPTrainer):
     """After the last epoch alpha and beta are searched for on the validation images; without any they stay."""
 
     FINETUNED = False
+    class_specific = True
 
     @classmethod
     def extend_cfg(cls, cfg):

@@ -21,10 +21,12 @@ BEST = "model-best.pth.tar"
 class TrainerBase:
     """Models by name with their optimizers and schedules; checkpoints; the loop over epochs.
 
-    Checkpoints are <directory>/<model name>/model.pth.tar-<epochs finished>. They also hold `best_result` and the
-    state of `scaler`, a torch GradScaler, if a trainer sets one. `results` holds numbers of a trainer's own that
-    join the evaluator's in results.json.
+    Checkpoints are <directory>/<model name>/model.pth.tar-<epochs finished>. They also hold `best_result`, the
+    state of `scaler`, a torch GradScaler, if a trainer sets one, and what the weights belong to (`made_with`).
+    `results` holds numbers of a trainer's own that join the evaluator's in results.json.
     """
+
+    class_specific = True  # whether the weights are of certain classes, and mean nothing for others
 
     def __init__(self):
         self._models = OrderedDict()
@@ -44,6 +46,22 @@ class TrainerBase:
         self._models[name] = model
         self._optims[name] = optim
         self._scheds[name] = sched
+
+    def made_with(self):
+        """What the weights belong to, in plain values: checkpoints of something else are refused."""
+        return {}
+
+    def check_origin(self, checkpoint, fpath):
+        """Raise UserError, naming both sides, if a checkpoint was made with something else than this trainer."""
+        made = checkpoint.get("made_with", {})  # upstream's do not tell
+        for key, ours in self.made_with().items():
+            theirs = made.get(key, ours)
+            if theirs == ours or (key == "classnames" and not self.class_specific):
+                continue
+            if key == "classnames":
+                new = [f'"{name}"' for name in theirs if name not in ours][:3] or ["them in another order"]
+                theirs, ours = f"{len(theirs)} (with {', '.join(new)})", f"{len(ours)} others"
+            raise UserError(f"{fpath} was learned with {key} {theirs or 'none'}, but this run has {ours or 'none'}")
 
     def get_model_names(self, names=None):
         """The names given, as a list, or all.
@@ -71,6 +89,7 @@ class TrainerBase:
                 "val_result": None if val_result is None else float(val_result),
                 "best_result": float(self.best_result),
                 "scaler": None if self.scaler is None else self.scaler.state_dict(),
+                "made_with": self.made_with(),
             }
             save_checkpoint(state, osp.join(directory, name), is_best=is_best, model_name=model_name)
 
@@ -88,6 +107,7 @@ class TrainerBase:
         epochs = set()
         for name, folder in zip(names, folders, strict=True):
             checkpoint = load_last_checkpoint(folder)
+            self.check_origin(checkpoint, folder)
             restore_checkpoint(checkpoint, self._models[name], self._optims[name], self._scheds[name])
             epochs.add(checkpoint["epoch"])
         if len(epochs) > 1:
@@ -111,6 +131,7 @@ class TrainerBase:
         for name in self.get_model_names():
             fpath = osp.join(directory, name, BEST if epoch is None else f"model.pth.tar-{epoch}")
             checkpoint = load_checkpoint(fpath)
+            self.check_origin(checkpoint, fpath)
             try:
                 self._models[name].load_state_dict(checkpoint["state_dict"])
             except RuntimeError as error:

@@ -46,6 +46,12 @@ class SimpleTrainer(TrainerBase):
         self.lab2cname = dm.lab2cname
         self.dm = dm
 
+    def made_with(self):
+        """Trainer, backbone and class names."""
+        cfg = self.cfg
+        names = list(self.lab2cname.values())
+        return {"trainer": cfg.TRAINER.NAME, "backbone": cfg.MODEL.BACKBONE.NAME, "classnames": names}
+
     def build_model(self):
         """Make `self.model` on `self.device` and register what is trained, with optimizer and schedule."""
         raise NotImplementedError
