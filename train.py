@@ -22,9 +22,12 @@ from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import (
     UserError,
     collect_env_info,
+    owned,
     package_versions,
+    replacing,
     set_random_seed,
     setup_logger,
+    signals_interrupt,
     write_json,
 )
 
@@ -143,7 +146,7 @@ def prepare(args, cfg):
     setup_logger(cfg.OUTPUT_DIR)
     print("** Arguments **", *(f"{name}: {value}" for name, value in sorted(vars(args).items())), sep="\n")
     print(f"** Config **\n{cfg}\n** Environment **\n{collect_env_info()}\n")
-    with open(osp.join(cfg.OUTPUT_DIR, "config.yaml"), "w", encoding="utf-8") as file:
+    with replacing(osp.join(cfg.OUTPUT_DIR, "config.yaml")) as file:
         file.write(cfg.dump())
     trainer = build_trainer(cfg)
     if args.eval_only:
@@ -178,24 +181,26 @@ def run(args, cfg, trainer):
 
 
 def main(argv=None):
-    """Run train.py; return its exit code: 0, 2 for a mistake of the user, 130 if interrupted."""
+    """Run train.py; return its exit code: 0, 2 for a mistake of the user, 130 or 143 if stopped by a signal."""
     console, cfg = sys.stdout, None
     user_errors = (ValueError, OSError)  # in the set-up these are about what the user gave
     try:
-        args = parse_args(argv)
-        cfg = setup_cfg(args)
-        trainer = prepare(args, cfg)
-        user_errors = (UserError, FloatingPointError)
-        if not args.no_train:
-            run(args, cfg, trainer)
+        with signals_interrupt():
+            args = parse_args(argv)
+            cfg = setup_cfg(args)
+            with owned(cfg.OUTPUT_DIR):
+                trainer = prepare(args, cfg)
+                user_errors = (UserError, FloatingPointError, OSError)
+                if not args.no_train:
+                    run(args, cfg, trainer)
     except user_errors as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         saved = cfg is not None and has_checkpoint(cfg.OUTPUT_DIR)
         then = "continues from the last checkpoint" if saved else "starts anew, there is no checkpoint yet"
-        print(f"interrupted: the same command {then}", file=sys.stderr)
-        return 130
+        print(f"{str(error) or 'interrupted'}: the same command {then}", file=sys.stderr)
+        return getattr(error, "code", 130)
     finally:
         sys.stdout = console
     return 0

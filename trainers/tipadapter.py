@@ -132,7 +132,7 @@ class TipAdapterF(CacheTrainer):
 
     def before_train(self):
         super().before_train()
-        if self.start_epoch == 0:
+        if self.start_epoch == self.start_batch == 0:
             for _ in range(self.node.VIEWS):
                 self.add_view()
             keys = self.model.learned.keys.data

@@ -93,6 +93,7 @@ _C.OPTIM.WARMUP_RECOUNT = True  # the schedule starts at its epoch 0 after the w
 
 _C.TRAIN = CfgNode()
 _C.TRAIN.CHECKPOINT_FREQ = 0  # epochs between checkpoints; 0 writes the last one only
+_C.TRAIN.CHECKPOINT_MINUTES = 10.0  # also every so many minutes, between two steps; 0 never
 _C.TRAIN.PRINT_FREQ = 10  # batches between lines; shorter epochs have one line
 
 _C.TEST = CfgNode()

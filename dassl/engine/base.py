@@ -1,6 +1,8 @@
 """What is trained, by name: checkpoints, steps and the loop over epochs."""
 
 import os.path as osp
+import sys
+import time
 from collections import OrderedDict
 
 import torch
@@ -9,7 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 from dassl.utils import (
     UserError,
     load_checkpoint,
-    load_last_checkpoint,
+    load_last_checkpoints,
     restore_checkpoint,
     save_checkpoint,
     tolist_if_not,
@@ -38,6 +40,9 @@ class TrainerBase:
         self.results = {}
         self.start_epoch = self.epoch = self.max_epoch = 0
         self.batch_idx = 0
+        self.start_batch = 0  # batches of the first epoch that were finished before
+        self.random_states = {}  # "epoch": at its start, "step": after the last one; empty between epochs
+        self.last_saved = time.monotonic()
 
     def register_model(self, name="model", model=None, optim=None, sched=None):
         """Name a model, to be saved, resumed and switched between modes, with what drives it."""
@@ -77,13 +82,13 @@ class TrainerBase:
                 raise KeyError(f'no model named "{name}" is registered, only {list(self._models)}')
         return names
 
-    def save_model(self, epoch, directory, is_best=False, val_result=None, model_name=""):
-        """Save every registered model after epoch number `epoch` (from 0)."""
+    def save_model(self, epoch, directory, is_best=False, val_result=None, model_name="", batch=None):
+        """Save every registered model after epoch number `epoch` (from 0), or after `batch` batches of it."""
         for name in self.get_model_names():
             optim, sched = self._optims[name], self._scheds[name]
             state = {
                 "state_dict": self._models[name].state_dict(),
-                "epoch": epoch + 1,
+                "epoch": epoch + 1 if batch is None else epoch,
                 "optimizer": None if optim is None else optim.state_dict(),
                 "scheduler": None if sched is None else sched.state_dict(),
                 "val_result": None if val_result is None else float(val_result),
@@ -91,32 +96,46 @@ class TrainerBase:
                 "scaler": None if self.scaler is None else self.scaler.state_dict(),
                 "made_with": self.made_with(),
             }
+            if batch is not None:
+                state |= {"batch": batch, "epoch_random_state": self.random_states["epoch"]}
+                state["random_state"] = self.random_states["step"]
             save_checkpoint(state, osp.join(directory, name), is_best=is_best, model_name=model_name)
+        self.last_saved = time.monotonic()
 
     def resume_model_if_exist(self, directory):
-        """Continue from the checkpoints saved last in a folder; return the number of epochs finished.
+        """Continue from the last checkpoints in a folder; return the number of epochs finished.
+
+        `start_batch` are the batches finished of the next epoch.
 
         Raises:
-            UserError: they were made with another model, or not all after the same epoch.
+            UserError: they were made with another model, none can be read, or no two are of the same moment.
         """
         names = self.get_model_names()
         folders = [osp.join(directory, name) for name in names]
         if not names or not all(osp.isfile(osp.join(folder, "checkpoint")) for folder in folders):
             print("No checkpoint found, train from scratch")
             return 0
-        epochs = set()
-        for name, folder in zip(names, folders, strict=True):
-            checkpoint = load_last_checkpoint(folder)
-            self.check_origin(checkpoint, folder)
+        saved = []  # of each model, {(epochs, batches finished): checkpoint}, the newest first
+        for folder in folders:
+            checkpoints = load_last_checkpoints(folder)
+            for checkpoint in checkpoints:
+                self.check_origin(checkpoint, folder)
+            saved.append({(c["epoch"], c.get("batch", 0)): c for c in reversed(checkpoints)})
+        moments = [moment for moment in reversed(saved[0]) if all(moment in of_model for of_model in saved)]
+        if not moments:
+            raise UserError(f"the checkpoints in {directory} are of different epochs: {[[*m] for m in saved]}")
+        for name, of_model in zip(names, saved, strict=True):
+            checkpoint = of_model[moments[0]]
             restore_checkpoint(checkpoint, self._models[name], self._optims[name], self._scheds[name])
-            epochs.add(checkpoint["epoch"])
-        if len(epochs) > 1:
-            raise UserError(f"the checkpoints in {directory} are of different epochs: {sorted(epochs)}")
         self.best_result = checkpoint.get("best_result", self.best_result)
         if self.scaler is not None and checkpoint.get("scaler"):  # empty if it was not enabled
             self.scaler.load_state_dict(checkpoint["scaler"])
-        print(f"Resumed from {directory}, {checkpoint['epoch']} epochs finished")
-        return checkpoint["epoch"]
+        epoch, self.start_batch = moments[0]
+        if "batch" in checkpoint:
+            self.random_states = {"epoch": checkpoint["epoch_random_state"], "step": checkpoint["random_state"]}
+        batches = f" and {self.start_batch} batches" if self.start_batch else ""
+        print(f"Resumed from {directory}, {epoch} epochs{batches} finished")
+        return epoch
 
     def load_model(self, directory, epoch=None):
         """Load weights: of `epoch` (epochs finished), or the best on validation. "" loads nothing.
@@ -203,21 +222,27 @@ class TrainerBase:
                 parameter.grad -= lambda_ * (parameter.grad * direction).sum().clamp(max=0) * direction
         self.model_update(names)
 
-    def init_writer(self, log_dir):
-        """Open TensorBoard's event file."""
+    def init_writer(self, log_dir, purge_step=None):
+        """Open TensorBoard's event file; what a run that was killed wrote from `purge_step` on is hidden."""
         if self._writer is None:
             print(f"Initialize tensorboard (log_dir={log_dir})")
-            self._writer = SummaryWriter(log_dir=log_dir)
+            self._writer = SummaryWriter(log_dir=log_dir, purge_step=purge_step)
 
     def close_writer(self):
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            try:
+                writer.close()
+            except OSError as error:
+                print(f"TensorBoard's files end here: {error.strerror or error}", file=sys.stderr)
 
     def write_scalar(self, tag, scalar_value, global_step=None):
-        """Write a number to TensorBoard; nothing outside of training."""
+        """Write a number to TensorBoard; nothing outside of training, or once that has failed."""
         if self._writer is not None:
-            self._writer.add_scalar(tag, scalar_value, global_step)
+            try:
+                self._writer.add_scalar(tag, scalar_value, global_step)
+            except OSError:  # a full disk, say, which stops no run
+                self.close_writer()
 
     def train(self, start_epoch, max_epoch):
         self.start_epoch = start_epoch

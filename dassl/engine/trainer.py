@@ -2,8 +2,8 @@
 
 import datetime
 import os.path as osp
-import shutil
 import time
+from itertools import islice
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
@@ -11,7 +11,17 @@ from tqdm import tqdm
 
 from dassl.data import DataManager
 from dassl.evaluation import build_evaluator
-from dassl.utils import AverageMeter, MetricMeter, UserError, mkdir_if_missing
+from dassl.utils import (
+    AverageMeter,
+    Interrupted,
+    MetricMeter,
+    UserError,
+    copy_file,
+    get_random_state,
+    mkdir_if_missing,
+    set_random_state,
+    uninterrupted,
+)
 
 from .base import BEST, TrainerBase
 
@@ -64,19 +74,19 @@ class SimpleTrainer(TrainerBase):
         directory = self.cfg.RESUME or self.output_dir
         self.start_epoch = self.resume_model_if_exist(directory)
         if self.cfg.RESUME:
-            if not self.start_epoch:
+            if not (self.start_epoch or self.start_batch):
                 raise UserError(f"RESUME is {directory}, but there is no checkpoint to continue from")
             self.copy_best_model(directory)
-        self.init_writer(osp.join(self.output_dir, "tensorboard"))
-        self.time_start = time.time()
+        first_step = self.start_epoch * len(self.train_loader_x) + self.start_batch
+        self.init_writer(osp.join(self.output_dir, "tensorboard"), purge_step=first_step or None)
+        self.time_start, self.last_saved = time.time(), time.monotonic()
 
     def copy_best_model(self, directory):
         """The best model so far belongs to the run: no later epoch may be better."""
         for name in self.get_model_names():
             source, target = osp.join(directory, name, BEST), osp.join(self.output_dir, name, BEST)
             if osp.isfile(source) and osp.abspath(source) != osp.abspath(target):
-                mkdir_if_missing(osp.dirname(target))
-                shutil.copy(source, target)
+                copy_file(source, target)
 
     def after_epoch(self):
         test_cfg, freq = self.cfg.TEST, self.cfg.TRAIN.CHECKPOINT_FREQ
@@ -150,7 +160,10 @@ class SimpleTrainer(TrainerBase):
 
 
 class TrainerX(SimpleTrainer):
-    """Training on labelled images: `forward_backward(batch)` is the method."""
+    """Training on labelled images: `forward_backward(batch)` is the method.
+
+    A run is saved between steps every TRAIN.CHECKPOINT_MINUTES, and when a signal stops it.
+    """
 
     def run_epoch(self):
         self.set_model_mode("train")
@@ -158,35 +171,75 @@ class TrainerX(SimpleTrainer):
         self.num_batches = len(self.train_loader_x)
         title = f"epoch [{self.epoch + 1}/{self.max_epoch}]"
         style = {"bar_format": "{desc} {n_fmt}/{total_fmt} |{bar:10}|{postfix}", "leave": False}
-        with tqdm(self.train_loader_x, desc=title, disable=None, **style) as bar:
-            end = time.time()
-            for self.batch_idx, batch in enumerate(bar):
-                data_time.update(time.time() - end)
-                lr = self.get_current_lr()  # before the last batch steps the schedule: the one that is used
-                loss_summary = self.forward_backward(batch)
-                losses.update(loss_summary)
-                batch_time.update(time.time() - end)
-
-                done = self.batch_idx + 1
-                epochs_left = self.max_epoch - self.epoch - 1
-                eta = format_seconds(batch_time.avg * (self.num_batches - done + epochs_left * self.num_batches))
-                averages = [f"{name} {meter.avg:.3f}" for name, meter in losses.meters.items()]
-                bar.set_postfix_str(" ".join([f"eta {eta} lr {lr:.2e}", *averages]), refresh=False)
-                if self.is_print_batch():
-                    parts = [
-                        f"{title} batch [{done}/{self.num_batches}]",
-                        f"time {batch_time.val:.3f} ({batch_time.avg:.3f})",
-                        f"data {data_time.val:.3f} ({data_time.avg:.3f})",
-                        str(losses),
-                        f"lr {lr:.4e} eta {eta}",
-                    ]
-                    tqdm.write(" ".join(filter(None, parts)))
-
-                step = self.epoch * self.num_batches + self.batch_idx
-                for name, meter in losses.meters.items():
-                    self.write_scalar(f"train/{name}", meter.val, step)
-                self.write_scalar("train/lr", lr, step)
+        first, self.start_batch = self.start_batch, 0
+        batches, self.batch_idx = self.batches_from(first), first - 1
+        try:
+            with tqdm(batches, desc=title, disable=None, total=self.num_batches, initial=first, **style) as bar:
                 end = time.time()
+                for batch_idx, batch in enumerate(bar, start=first):
+                    with uninterrupted():
+                        self.batch_idx = batch_idx
+                        data_time.update(time.time() - end)
+                        lr = self.get_current_lr()  # before the last batch steps the schedule: the one that is used
+                        loss_summary = self.forward_backward(batch)
+                        losses.update(loss_summary)
+                        batch_time.update(time.time() - end)
+                        self.tell_step(bar, title, losses, batch_time, data_time, lr)
+                        self.random_states["step"] = get_random_state()
+                        minutes = self.cfg.TRAIN.CHECKPOINT_MINUTES
+                        if minutes > 0 and time.monotonic() - self.last_saved > 60 * minutes:
+                            self.save_step()
+                        end = time.time()
+        except Interrupted:
+            with uninterrupted():
+                self.save_step()
+            raise
+        self.random_states = {}
+
+    def batches_from(self, first):
+        """The epoch's batches, without those that were finished before the run was stopped.
+
+        Those are drawn all the same, since how the rest is drawn may depend on it.
+        """
+        states = self.random_states
+        if states:
+            set_random_state(states["epoch"])
+        else:
+            states["epoch"] = get_random_state()
+        batches = iter(self.train_loader_x)
+        for _ in tqdm(islice(batches, first), total=first, desc="draw what is done", leave=False, disable=None):
+            pass
+        if "step" in states:
+            set_random_state(states["step"])
+        else:
+            states["step"] = get_random_state()
+        return batches
+
+    def save_step(self):
+        """Save after the step taken last, in the middle of the epoch."""
+        self.save_model(self.epoch, self.output_dir, batch=self.batch_idx + 1)
+
+    def tell_step(self, bar, title, losses, batch_time, data_time, lr):
+        """Show a step in the progress bar, the log and TensorBoard."""
+        done = self.batch_idx + 1
+        epochs_left = self.max_epoch - self.epoch - 1
+        eta = format_seconds(batch_time.avg * (self.num_batches - done + epochs_left * self.num_batches))
+        averages = [f"{name} {meter.avg:.3f}" for name, meter in losses.meters.items()]
+        bar.set_postfix_str(" ".join([f"eta {eta} lr {lr:.2e}", *averages]), refresh=False)
+        if self.is_print_batch():
+            parts = [
+                f"{title} batch [{done}/{self.num_batches}]",
+                f"time {batch_time.val:.3f} ({batch_time.avg:.3f})",
+                f"data {data_time.val:.3f} ({data_time.avg:.3f})",
+                str(losses),
+                f"lr {lr:.4e} eta {eta}",
+            ]
+            tqdm.write(" ".join(filter(None, parts)))
+
+        step = self.epoch * self.num_batches + self.batch_idx
+        for name, meter in losses.meters.items():
+            self.write_scalar(f"train/{name}", meter.val, step)
+        self.write_scalar("train/lr", lr, step)
 
     def is_print_batch(self):
         """Every PRINT_FREQ-th batch has a line; an epoch with fewer batches has one, at its end."""

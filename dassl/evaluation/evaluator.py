@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from sklearn.metrics import confusion_matrix, f1_score
 
-from dassl.utils import UserError
+from dassl.utils import UserError, save_tensors
 
 from .build import EVALUATOR_REGISTRY
 
@@ -100,7 +100,7 @@ class Classification(EvaluatorBase):
             print(f"* average: {results['perclass_accuracy']:.{decimals}f}%")
         if self.cfg.TEST.COMPUTE_CMAT:
             fpath = osp.join(self.cfg.OUTPUT_DIR, "cmat.pt")
-            torch.save(torch.from_numpy(confusion_matrix(self._y_true, self._y_pred, normalize="true")), fpath)
+            save_tensors(torch.from_numpy(confusion_matrix(self._y_true, self._y_pred, normalize="true")), fpath)
             print(f"Confusion matrix is saved to {fpath}")
 
         self.results = {**results, "per_class_accuracy": per_class}

@@ -1,3 +1,5 @@
+from .files import copy_file, owned, read_json, replacing, write_json
+from .interrupt import Interrupted, signals_interrupt, uninterrupted
 from .logger import Logger, setup_logger
 from .meters import AverageMeter, MetricMeter
 from .registry import Registry, import_modules
@@ -10,18 +12,20 @@ from .tools import (
     mkdir_if_missing,
     package_versions,
     read_image,
-    read_json,
     set_random_seed,
     similar_names,
     tolist_if_not,
-    write_json,
 )
 from .torchtools import (
     count_num_param,
+    get_random_state,
     load_checkpoint,
-    load_last_checkpoint,
+    load_last_checkpoints,
     load_pretrained_weights,
     restore_checkpoint,
     resume_from_checkpoint,
     save_checkpoint,
+    save_tensors,
+    saved_names,
+    set_random_state,
 )

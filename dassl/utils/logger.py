@@ -1,5 +1,6 @@
 """Copy what is printed into a file."""
 
+import contextlib
 import os
 import os.path as osp
 import sys
@@ -26,15 +27,23 @@ class Logger:
 
     def write(self, text):
         self.console.write(text)
-        if not self.file.closed:
-            self.file.write(text)
+        self.to_file(lambda: self.file.write(text))
         return len(text)
 
     def flush(self):
         self.console.flush()
-        if not self.file.closed:
-            self.file.flush()
-            os.fsync(self.file.fileno())
+        self.to_file(lambda: (self.file.flush(), os.fsync(self.file.fileno())))
+
+    def to_file(self, action):
+        """What cannot be logged, on a full disk say, stops no run: the log ends, and that is told."""
+        if self.file.closed:
+            return
+        try:
+            action()
+        except OSError as error:
+            with contextlib.suppress(OSError):  # closing writes what is left
+                self.file.close()
+            print(f"{self.file.name} ends here: {error.strerror or error}", file=sys.stderr)
 
     def close(self):
         """Close the file; the console goes on."""

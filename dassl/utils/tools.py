@@ -2,7 +2,6 @@
 
 import difflib
 import importlib.metadata
-import json
 import os
 import os.path as osp
 import platform
@@ -43,20 +42,6 @@ def listdir_nohidden(path, sort=False):
     """Names in a folder that do not start with a dot, in the file system's order unless `sort`."""
     names = [name for name in os.listdir(path) if not name.startswith(".")]
     return sorted(names) if sort else names
-
-
-def read_json(fpath):
-    with open(fpath, encoding="utf-8") as file:
-        return json.load(file)
-
-
-def write_json(obj, fpath):
-    """Write JSON with indent 4, making the folder; a reader never sees half a file."""
-    mkdir_if_missing(osp.dirname(fpath))
-    partial = f"{fpath}.tmp"
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump(obj, file, indent=4, ensure_ascii=False)
-    os.replace(partial, fpath)
 
 
 def read_image(path, at_least=None):

@@ -1,17 +1,19 @@
 """Checkpoints: written whole or not at all, made of tensors and plain containers only."""
 
-import os
+import io
 import os.path as osp
 import pickle
 import random
-import shutil
 import warnings
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from . import legacy
-from .tools import UserError, mkdir_if_missing
+from .files import copy_file, replacing
+from .tools import UserError
 
 
 def get_random_state():
@@ -39,33 +41,46 @@ def strip_data_parallel(state_dict):
     return {name.removeprefix("module."): value for name, value in state_dict.items()}
 
 
+def save_tensors(obj, fpath):
+    """torch.save, to a file that is whole or what it was before. Raises UserError if it cannot be written."""
+    buffer = io.BytesIO()
+    torch.save(obj, buffer)
+    with replacing(fpath, "wb") as file:
+        file.write(buffer.getbuffer())
+
+
 def save_checkpoint(state, save_dir, is_best=False, remove_module_from_keys=True, model_name=""):
-    """Write `<save_dir>/<model_name>` and its name into `<save_dir>/checkpoint`.
+    """Write `<save_dir>/<model_name>`, and its name as the first line of `<save_dir>/checkpoint`.
+
+    The second line is the one saved before, for when the last one is damaged. Of an epoch's parts only those two stay.
 
     Args:
-        state: dict with "state_dict" and "epoch" (epochs finished), and any tensors and plain values.
+        state: dict with "state_dict" and "epoch" (epochs finished), and any tensors and plain values; "batch", if there
+            is one, are the batches finished of the next epoch.
         is_best: also copy the file to model-best.pth.tar.
         remove_module_from_keys: strip DataParallel's prefix.
-        model_name: file name; model.pth.tar-<epoch> if empty.
+        model_name: file name; model.pth.tar-<epoch>, or model.pth.tar-<epoch>-<batch>, if empty.
 
-    The states of the random generators are added, so that a resumed run draws what an unbroken one does.
+    The states of the random generators are added, unless there is a "random_state", so that a resumed run draws what an
+    unbroken one does.
     """
-    mkdir_if_missing(save_dir)
-    state = {**state, "random_state": get_random_state()}
+    state = {"random_state": get_random_state(), **state}
     if remove_module_from_keys:
         state["state_dict"] = strip_data_parallel(state["state_dict"])
-    model_name = model_name or f"model.pth.tar-{state['epoch']}"
+    part = f"-{state['batch']}" if "batch" in state else ""
+    model_name = model_name or f"model.pth.tar-{state['epoch']}{part}"
     fpath = osp.join(save_dir, model_name)
-    torch.save(state, f"{fpath}.tmp")
-    os.replace(f"{fpath}.tmp", fpath)
+    save_tensors(state, fpath)
     print(f"Checkpoint saved to {fpath}")
 
-    last = osp.join(save_dir, "checkpoint")
-    with open(f"{last}.tmp", "w", encoding="utf-8") as file:
-        file.write(f"{model_name}\n")
-    os.replace(f"{last}.tmp", last)
+    kept = [model_name, *(name for name in saved_names(save_dir)[:1] if name != model_name)]
+    with replacing(osp.join(save_dir, "checkpoint")) as file:
+        file.writelines(f"{name}\n" for name in kept)
+    for path in Path(save_dir).glob("model.pth.tar-*-*"):
+        if path.name not in kept:
+            path.unlink()
     if is_best:
-        shutil.copy(fpath, osp.join(save_dir, "model-best.pth.tar"))
+        copy_file(fpath, osp.join(save_dir, "model-best.pth.tar"))
 
 
 def load_checkpoint(fpath):
@@ -83,6 +98,7 @@ def load_checkpoint(fpath):
     if not osp.isfile(fpath):
         raise FileNotFoundError(f"no checkpoint at {fpath}")
     try:
+        check_sums(fpath)
         try:
             return torch.load(fpath, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError:
@@ -91,10 +107,40 @@ def load_checkpoint(fpath):
         raise UserError(f"cannot read checkpoint {fpath}, damaged or not to be trusted: {error}") from error
 
 
-def load_last_checkpoint(fdir):
-    """Read the checkpoint that was saved last in a folder: the one its file `checkpoint` names."""
-    with open(osp.join(fdir, "checkpoint"), encoding="utf-8") as file:
-        return load_checkpoint(osp.join(fdir, file.readline().strip()))
+def check_sums(fpath):
+    """Raise ValueError if a part of a checkpoint has not the checksum that torch wrote, and does not look at."""
+    if zipfile.is_zipfile(fpath):  # what upstream's oldest are not
+        with zipfile.ZipFile(fpath) as archive:
+            damaged = archive.testzip()
+        if damaged:
+            raise ValueError(f"the checksum of {damaged} is wrong")
+
+
+def saved_names(fdir):
+    """Names of the checkpoints of a folder that were saved last, the newest first; none without its `checkpoint`."""
+    fpath = osp.join(fdir, "checkpoint")
+    if not osp.isfile(fpath):
+        return []
+    with open(fpath, encoding="utf-8") as file:
+        return file.read().split()
+
+
+def load_last_checkpoints(fdir):
+    """The checkpoints of a folder that were saved last and can be read, the newest first.
+
+    Raises:
+        UserError: none can be read.
+    """
+    checkpoints, damaged = [], []
+    for name in saved_names(fdir):
+        try:
+            checkpoints.append(load_checkpoint(osp.join(fdir, name)))
+        except (UserError, FileNotFoundError) as error:
+            damaged.append(str(error))
+            print(f"{error}: looking for the one saved before")
+    if damaged and not checkpoints:
+        raise UserError(f"{'; '.join(damaged)}: delete {fdir} to start anew")
+    return checkpoints
 
 
 def restore_checkpoint(checkpoint, model, optimizer=None, scheduler=None):
@@ -122,7 +168,7 @@ def restore_checkpoint(checkpoint, model, optimizer=None, scheduler=None):
 
 def resume_from_checkpoint(fdir, model, optimizer=None, scheduler=None):
     """Restore what was saved last in `fdir`; return the number of epochs finished then."""
-    checkpoint = load_last_checkpoint(fdir)
+    checkpoint = load_last_checkpoints(fdir)[0]
     restore_checkpoint(checkpoint, model, optimizer, scheduler)
     print(f"Resumed from {fdir}, {checkpoint['epoch']} epochs finished")
     return checkpoint["epoch"]
