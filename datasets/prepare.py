@@ -7,13 +7,12 @@ Exit code 2 if a download fails.
 import argparse
 import os
 import os.path as osp
-import shutil
 import sys
 import tempfile
 
 import datasets  # noqa: F401 (registers the readers)
 from dassl.data.datasets import DATASET_REGISTRY
-from dassl.utils import UserError, check_availability
+from dassl.utils import UserError, check_availability, copy_file
 
 # reader: torchvision's class, and {what it makes under its root: where that belongs under ours}
 DOWNLOADS = {
@@ -94,8 +93,7 @@ def prepare(name, root):
         download(name, root)
     classnames = osp.join(root, "imagenet", "classnames.txt")
     if "classnames.txt" in reader.pieces and osp.isfile(classnames) and not osp.exists(f"{folder}/classnames.txt"):
-        os.makedirs(folder, exist_ok=True)
-        shutil.copy(classnames, folder)
+        copy_file(classnames, osp.join(folder, "classnames.txt"))
     return next_steps(name, root)
 
 

@@ -80,7 +80,7 @@ class Reader(DatasetBase):
             path = osp.join(folder, FEWSHOT_FOLDER, f"shot_{cfg.DATASET.NUM_SHOTS}-seed_{cfg.SEED}.json")
             try:
                 write_json(record, path)
-            except OSError as error:  # data are often on a disk that cannot be written
+            except UserError as error:  # data are often on a disk that cannot be written
                 warnings.warn(f"the few-shot draw is not written down: {error}", stacklevel=2)
         return train, val
 

@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 import sotglp
 from dassl.utils import read_image
+from scripts.plots import save
 from scripts.runs import load_trainer, read_config
 
 
@@ -58,8 +59,7 @@ def draw(picture, label, support, share, side, path):
             patch_map(support, share[:, n], side), extent=extent, cmap="viridis", vmin=0, vmax=share.max(), alpha=0.9
         )
     figure.colorbar(overlay, ax=list(axes[2:]), shrink=0.8, label="share of the patch", format="{x:.0%}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    save(figure, path)
 
 
 def main(argv=None):

@@ -105,7 +105,14 @@ def draw_bars(groups, path):
     axes.set_xlabel(f"{accuracy_label(groups)}\n(mean and standard deviation over seeds)")
     axes.set_xlim(0, 1.25 * max(cell.mean + whisker for cell, whisker in zip(cells.values(), whiskers, strict=True)))
     axes.set_ylim(len(cells) - 0.4, -0.6)
-    figure.savefig(path, dpi=150)
+    save(figure, path)
+
+
+def save(figure, path):
+    from dassl.utils import replacing  # imports torch, which takes seconds
+
+    with replacing(path, "wb") as file:
+        figure.savefig(file, dpi=150)
 
 
 def draw_shots(groups, path):
@@ -126,7 +133,7 @@ def draw_shots(groups, path):
     axes.minorticks_off()
     axes.set(xlabel="images per class", ylabel=accuracy_label(groups))
     label_at_right(axes, ends, look)
-    figure.savefig(path, dpi=150)
+    save(figure, path)
 
 
 def draw_scatter(groups, x, xlabel, path):
@@ -142,7 +149,7 @@ def draw_scatter(groups, x, xlabel, path):
         axes.xaxis.set_major_formatter("{x:g}")
     axes.set(xlabel=xlabel, ylabel=accuracy_label(groups))
     label_at_right(axes, points, look)
-    figure.savefig(path, dpi=150)
+    save(figure, path)
 
 
 def mean_seconds(groups):

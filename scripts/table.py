@@ -295,6 +295,8 @@ def show(tables, lines, out):
     Returns:
         The tables in Markdown.
     """
+    from dassl.utils import replacing  # imports torch, which takes seconds, and mistakes are told without it
+
     markdown, tex = [], []
     plain_or_bold = "\033[1m{}\033[0m".format if sys.stdout.isatty() else str
     for words, headers, rows, notes in tables:
@@ -303,10 +305,11 @@ def show(tables, lines, out):
         in_bold = tabulate(texts(rows, "**{}**".format), headers, "github", disable_numparse=True)
         markdown.append("\n".join([words, "", in_bold, *(f"\n{note}" for note in notes), ""]))
         tex.append(latex(headers, rows, " ".join([words, *notes])))
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "table.md").write_text("\n".join(markdown), encoding="utf-8")
-    (out / "table.tex").write_text("\n\n".join(tex) + "\n", encoding="utf-8")
-    with (out / "table.csv").open("w", newline="", encoding="utf-8") as file:
+    with replacing(out / "table.md") as file:
+        file.write("\n".join(markdown))
+    with replacing(out / "table.tex") as file:
+        file.write("\n\n".join(tex) + "\n")
+    with replacing(out / "table.csv", newline="") as file:
         csv.writer(file).writerows(lines)
     print(f"\nAlso in {out}: table.md, table.tex, table.csv")
     return markdown

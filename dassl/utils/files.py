@@ -7,6 +7,7 @@ import os
 import os.path as osp
 import shutil
 import socket
+from pathlib import Path
 
 from .tools import UserError, mkdir_if_missing
 
@@ -23,7 +24,7 @@ def replacing(fpath, mode="w", **options):
     Raises:
         UserError: it cannot be written (no room, no permission, ...).
     """
-    partial = f"{fpath}.tmp"
+    partial = f"{fpath}.{os.getpid()}.tmp"  # other processes may write the same, a data set's split say
     try:
         mkdir_if_missing(osp.dirname(fpath))
         with open(partial, mode, **({} if "b" in mode else {"encoding": "utf-8"}), **options) as file:
@@ -70,6 +71,8 @@ def copy_file(source, target):
 def owned(folder):
     """Keep other processes out of a folder, which is made, while the block runs; one that dies keeps none out.
 
+    What one that was killed had not finished writing is removed.
+
     Raises:
         UserError: the folder belongs to another process, which is named.
     """
@@ -80,6 +83,8 @@ def owned(folder):
     except OSError as error:
         raise UserError(f"cannot write into {folder}: {error.strerror or error}") from error
     try:
+        for partial in Path(folder).rglob("*.tmp"):
+            partial.unlink()
         yield
     finally:
         with contextlib.suppress(OSError):
