@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import re
+import shutil
 import signal
 import sys
 import time
@@ -17,7 +18,7 @@ import pytest
 import torch
 from processes import wait_for
 
-from dassl.utils import UserError, load_checkpoint, saved_names, signals_interrupt, uninterrupted
+from dassl.utils import UserError, files, load_checkpoint, saved_names, signals_interrupt, uninterrupted
 from train import main
 
 # Children are forked from a process that has imported everything, and has never run a thread.
@@ -46,6 +47,7 @@ RUNS = {
 def run(arguments, log):
     """What the program does, in a process whose output goes to a file."""
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # of workers, as in a program; inherited is "forkserver"
     with open(log, "a", buffering=1) as sys.stdout:
         sys.stderr = sys.stdout
         os._exit(main(arguments))
@@ -134,41 +136,73 @@ def test_killed_runs_end_as_unbroken_ones(kind, kills, start, tmp_path):
         assert_same(outcome(folder), whole)
 
 
-def break_write(monkeypatch, number):
-    """Let the writing to disk with that number fail, once, as a full disk lets it; return the list of all."""
-    fsync, written = os.fsync, []
+def break_write(monkeypatch, number, how):
+    """Let the writing of the file with that number fail, once; return the list of all that are written."""
+    written = []
 
-    def full(handle):
-        written.append(os.readlink(f"/proc/self/fd/{handle}"))
-        if len(written) == number:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        fsync(handle)
+    def failing(function, code):
+        def call(*arguments, **options):
+            written.append(arguments[0])
+            if len(written) == number:
+                raise OSError(code, os.strerror(code))
+            return function(*arguments, **options)
 
-    monkeypatch.setattr(os, "fsync", full)
+        return call
+
+    if how == "full":  # what is written reaches the disk at the latest when it is flushed
+        monkeypatch.setattr(files.os, "fsync", failing(os.fsync, errno.ENOSPC))
+    else:
+        monkeypatch.setattr(files, "open", failing(open, errno.EACCES), raising=False)
     return written
 
 
-def test_a_disk_that_is_full_at_any_write_costs_nothing(squares_root, tmp_path, monkeypatch, capsys):
-    """Each write of a run fails in turn: one line, no torn file, and the same command ends as if nothing had been."""
-    arguments = [*TINY, "DATASET.ROOT", str(squares_root), "DATALOADER.NUM_WORKERS", "0", "TEST.COMPUTE_CMAT", "True"]
-    arguments += ["TEST.FINAL_MODEL", "best_val", "TRAIN.CHECKPOINT_FREQ", "1", "OUTPUT_DIR"]
+WRITING = [*TINY, "DATALOADER.NUM_WORKERS", "0", "TEST.COMPUTE_CMAT", "True", "TEST.FINAL_MODEL", "best_val"]
+
+
+@pytest.mark.parametrize("how", ["full", "forbidden"])
+def test_a_write_that_fails_costs_nothing(squares_root, tmp_path, monkeypatch, capsys, how):
+    """Each write of a run in turn: one line, no torn file, and the same command ends as if nothing had been."""
+    arguments = [*WRITING, "DATASET.ROOT", str(squares_root), "TRAIN.CHECKPOINT_FREQ", "1", "OUTPUT_DIR"]
     with monkeypatch.context() as patch:
-        written = break_write(patch, None)
+        written = break_write(patch, None, how)
         assert main([*arguments, str(tmp_path / "whole")]) == 0
-    whole, sites = outcome(tmp_path / "whole"), {Path(path).name.split(".")[0] for path in written}
-    assert sites >= {"config", "model", "model-best", "checkpoint", "cmat", "results"}
+    whole = outcome(tmp_path / "whole")
+    assert len(written) > 15  # config, checkpoints and their names, matrices, results
     capsys.readouterr()
     for number in range(1, len(written) + 1):
-        run = tmp_path / f"full{number}"
+        run = tmp_path / f"{how}{number}"
         with monkeypatch.context() as patch:
-            break_write(patch, number)
+            break_write(patch, number, how)
             code, err = main([*arguments, str(run)]), capsys.readouterr().err
-        assert code == 2 and err.count("\n") == 1 and "No space left on device" in err, written[number - 1]
+        assert code == 2 and err.count("\n") == 1, written[number - 1]
+        assert ("No space left on device" if how == "full" else "Permission denied") in err
         assert not list(run.rglob("*.tmp")) and not (run / "lock").exists()
         for path in run.glob("*/model*"):
             load_checkpoint(str(path))
         assert main([*arguments, str(run)]) == 0
         assert_same(outcome(run), whole)
+        shutil.rmtree(run)
+
+
+def test_a_file_that_was_cut_is_written_again_or_told(squares_root, tmp_path, capsys):
+    arguments = [*WRITING, "DATASET.ROOT", str(squares_root), "TRAIN.CHECKPOINT_FREQ", "1", "OUTPUT_DIR"]
+    whole = tmp_path / "whole"
+    assert main([*arguments, str(whole)]) == 0
+    codes = {}
+    for path in [path for path in whole.rglob("*") if path.is_file()]:
+        run = tmp_path / "cut"
+        shutil.copytree(whole, run)
+        cut = run / path.relative_to(whole)
+        os.truncate(cut, path.stat().st_size // 2)
+        capsys.readouterr()
+        codes[cut.name] = main([*arguments, str(run)])
+        if codes[cut.name] == 0:
+            assert_same(outcome(run), outcome(whole))
+        else:
+            err = capsys.readouterr().err
+            assert err.count("\n") == 1 and str(cut) in err
+        shutil.rmtree(run)
+    assert {name for name, code in codes.items() if code} <= {"checkpoint", "config.yaml", "model-best.pth.tar"}
 
 
 def test_a_damaged_checkpoint_is_found_and_the_one_before_is_used(squares_root, tmp_path, capsys):

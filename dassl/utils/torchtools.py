@@ -131,8 +131,10 @@ def load_last_checkpoints(fdir):
     Raises:
         UserError: none can be read.
     """
-    checkpoints, damaged = [], []
-    for name in saved_names(fdir):
+    checkpoints, damaged, names = [], [], saved_names(fdir)
+    if not names:
+        damaged.append(f"{osp.join(fdir, 'checkpoint')} names no checkpoint")
+    for name in names:
         try:
             checkpoints.append(load_checkpoint(osp.join(fdir, name)))
         except (UserError, FileNotFoundError) as error:
