@@ -189,8 +189,11 @@ def time_left(start, finished, total):
     return f", about {seconds:.0f} s left" if seconds < 100 else f", about {seconds / 60:.0f} min left"
 
 
-def stop(processes, patience=10):
-    """Interrupt process groups and kill, after some seconds of patience, what is left of them."""
+def stop(processes, patience=30):
+    """Interrupt process groups and kill, after some seconds of patience, what is left of them.
+
+    Trainings finish their step, and save.
+    """
     for process in processes:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGINT)
@@ -225,10 +228,10 @@ def carry_out(told, runs, report, jobs, threads, tests=(), refuse=lambda test: N
         refused = {test: reason for test in ready if (reason := refuse(test))}
         failed |= refused | execute([test for test in ready if test not in refused], jobs, threads)
         report()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         message = f"{finished_of(runs, tests)} runs are finished, the same command continues"
         print(f"interrupted: {message}", file=sys.stderr)
-        return 130
+        return 128 + error.args[0]
     for message in unique(line for _, line in failed.values()):
         alike = [run for run, (_, line) in failed.items() if line == message]
         more = f" and {len(alike) - 1} more" * (len(alike) > 1)
@@ -246,9 +249,9 @@ def finished_of(runs, tests=()):
 
 def interrupt(number, frame):
     """Handle a signal as Ctrl-C, and further ones not at all: the runs are being stopped."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
+    for further in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(further, signal.SIG_IGN)
+    raise KeyboardInterrupt(number)
 
 
 def report(configs, out, published):
@@ -275,7 +278,7 @@ def report(configs, out, published):
 
 
 def main(argv=None):
-    """Run a comparison; return the exit code: 0, 2 for a mistake of the user, 130 if interrupted, 1 if a run failed."""
+    """Run a comparison; return the exit code: 0, 2 for a mistake of the user, 130 or 143 if stopped, 1 if one failed."""
     try:
         runs, out, published = parse(sys.argv[1:] if argv is None else argv)
         configs = configurations(runs)
