@@ -278,7 +278,7 @@ def report(configs, out, published):
 
 
 def main(argv=None):
-    """Run a comparison; return the exit code: 0, 2 for a mistake of the user, 130 or 143 if stopped, 1 if one failed."""
+    """Run a comparison; return the exit code: 0, 2 for a mistake of the user, 130 or 143 if stopped, else 1."""
     try:
         runs, out, published = parse(sys.argv[1:] if argv is None else argv)
         configs = configurations(runs)

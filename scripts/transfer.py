@@ -266,7 +266,7 @@ def report(plans, tests, out):
 
 
 def main(argv=None):
-    """Run a protocol; return the exit code: 0, 2 for a mistake of the user, 130 or 143 if stopped, 1 if a run failed."""
+    """Run a protocol; return the exit code: 0, 2 for a mistake of the user, 130 or 143 if stopped, else 1."""
     try:
         plans, out = parse(sys.argv[1:] if argv is None else argv)
         runs = [run for plan in plans for run in plan.runs]
