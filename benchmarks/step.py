@@ -19,13 +19,15 @@ from tabulate import tabulate
 VIT_B16 = dict(embed_dim=512, image_size=224, patch_size=16, vision_width=768, vision_layers=12)
 
 
-def all_positions(self, embeddings, eot, deep=None, shared=0):
+def all_positions(self, embed, eot, n_prompts=1, shared=0, deep=None):
     """CLIP's text tower as published: every prompt padded to the full context, every position run to the end."""
     import torch
 
     from sotglp.clip import put
 
-    prompts = embeddings.flatten(0, 1)
+    classes, places = torch.meshgrid(torch.arange(len(eot)), torch.arange(int(eot.max()) + 1), indexing="ij")
+    device = self.positional_embedding.device
+    prompts = embed(classes.to(device), places.to(device), 0).transpose(0, 1).flatten(0, 1)
     missing = len(self.positional_embedding) - prompts.shape[1]
     padding = self.token_embedding.weight[0].expand(len(prompts), missing, -1)
     x = torch.cat([prompts, padding], dim=1) + self.positional_embedding
@@ -33,9 +35,9 @@ def all_positions(self, embeddings, eot, deep=None, shared=0):
         x = put(x, deep[i], 1) if deep and i in deep else x
         h = block.ln_1(x)
         x = block.add_mlp(x + block.attn.attend(*block.attn.project(h, h), is_causal=True))
-    ends = eot.repeat_interleave(embeddings.shape[1])
+    ends = eot.repeat_interleave(n_prompts)
     features = self.ln_final(x)[torch.arange(len(x)), ends] @ self.text_projection
-    return features.unflatten(0, embeddings.shape[:2])
+    return features.unflatten(0, (-1, n_prompts))
 
 
 def plain():
@@ -50,7 +52,7 @@ def run_shared_positions_for_each_class():
     from sotglp import CLIP
 
     encode = CLIP.encode_prompts
-    CLIP.encode_prompts = lambda self, embeddings, eot, deep=None, shared=0: encode(self, embeddings, eot, deep)
+    CLIP.encode_prompts = lambda self, embed, eot, n_prompts, shared, deep: encode(self, embed, eot, n_prompts, 0, deep)
 
 
 def pad_to_the_longest_name():

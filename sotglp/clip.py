@@ -264,32 +264,39 @@ class CLIP(nn.Module):
         eot = token_ids.argmax(dim=-1)
         alike = (token_ids == token_ids[0]).all(dim=0).cumprod(dim=0).sum()
         shared = int(torch.minimum(alike, eot.min()))
-        return self.encode_prompts(self.token_embedding(token_ids)[:, None], eot, shared=shared)[:, 0]
 
-    def encode_prompts(self, embeddings, eot, deep=None, shared=0):
-        """Text features (C, M, D), before normalisation, of M embedded prompts of each of C classes.
+        def embed(classes, places, first):
+            return self.token_embedding(token_ids[classes, places])[None]
 
-        embeddings (C, M, L, W) without positions; eot (C,) index of the EOT; deep {block: (n, W) or (C, n, W)} tokens
-        that take the places after the SOT before a block; shared: how many first positions are alike in all classes.
+        return self.encode_prompts(embed, eot, shared=shared)[:, 0]
+
+    def encode_prompts(self, embed, eot, n_prompts=1, shared=0, deep=None):
+        """Text features (C, M, D), before normalisation, of M prompts of each of C classes.
+
+        embed(classes, places, first): embeddings (M, ..., W), without positions, of places (...) in the prompts of
+        classes (...), none before the place ``first``; eot (C,) index of the EOT; n_prompts: M; shared: how many first
+        positions are alike in all classes; deep {block: (n, W) or (C, n, W)} tokens that take the places after the SOT
+        before a block.
 
         Attention is causal, which spares most of the C M L positions and changes no result: none after an EOT is run;
         those that classes share are run once for each of the M prompts; of the last block only the EOT is run. What
         is left is packed into rows of several prompts. If the backward pass would keep more than ``memory_budget``
         bytes, the rows go in parts, which are run again in the backward pass.
         """
-        deep, n_prompts = deep or {}, embeddings.shape[1]
+        deep, device = deep or {}, self.positional_embedding.device
         if not all(tokens.dim() == 2 and len(tokens) < shared for tokens in deep.values()):
             shared = min(shared, 1)  # classes do not share the tokens' places
-        past = self.run_shared(embeddings[0, :, :shared], deep if shared > 1 else {}) if shared else None
+        rows = pack(tuple((eot + 1 - shared).tolist()), shared, device)
+        places = torch.arange(shared, device=device)
+        past = self.run_shared(embed(0 * places, places, 0), deep if shared > 1 else {}) if shared else None
         deep = {} if shared > 1 else {i: t.expand(len(eot), *t.shape[-2:]) for i, t in deep.items()}
-        rows = pack(tuple((eot + 1 - shared).tolist()), shared, embeddings.device)
-        x = embeddings[rows.classes, :, rows.places].movedim(2, 0) + self.positional_embedding[rows.places]
-        run, n_rows, width = self.run_rows, *rows.classes.shape
+        n_rows, width = rows.classes.shape
         size = int(min(self.memory_budget / (self.bytes_per_position() * width * n_prompts), n_rows))
+        run = self.run_rows
         if torch.is_grad_enabled() and size < n_rows:
             run = partial(checkpoint, run, use_reentrant=False, preserve_rng_state=False)
         size = max(size, 1)
-        features = [run(x[:, i : i + size], past, rows.part(i, i + size), deep) for i in range(0, n_rows, size)]
+        features = [run(embed, past, rows.part(i, i + size), shared, deep) for i in range(0, n_rows, size)]
         return torch.cat(features, dim=1).flatten(1, 2)[:, rows.order].transpose(0, 1)
 
     def run_shared(self, x, deep):
@@ -305,8 +312,9 @@ class CLIP(nn.Module):
                 x = block.add_mlp(x + block.attn.attend(q, *kept, is_causal=True))
         return past
 
-    def run_rows(self, x, past, rows, deep):
-        """Text features (M, R, E, D) at the E EOTs of R packed rows (M, R, L, W), after what ``run_shared`` has run."""
+    def run_rows(self, embed, past, rows, shared, deep):
+        """Text features (M, R, E, D) at the E EOTs of R packed rows, after what ``run_shared`` has run."""
+        x = embed(rows.classes, rows.places, shared) + self.positional_embedding[rows.places]  # (M, R, L, W)
         blocks, (n_prompts, n_rows) = self.transformer.resblocks, x.shape[:2]
         x, visible = x.flatten(0, 1), rows.visible.repeat(n_prompts, 1, 1, 1)
         ends = torch.arange(len(x), device=x.device)[:, None], rows.ends.repeat(n_prompts, 1)

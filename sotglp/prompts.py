@@ -4,6 +4,7 @@ Letters: C classes, M prompts of a class (G global, N local ones), T context tok
 """
 
 import warnings
+from functools import partial
 
 import open_clip
 import torch
@@ -88,7 +89,9 @@ class Prompts(nn.Module):
             row = [*[0] * before, *pieces, *[0] * (length - before)]
             rows.append(torch.tensor([_TOKENIZER.sot_token_id, *row, _TOKENIZER.eot_token_id]))
             after = 1 + before + len(pieces)
-            slots.append([*range(1, 1 + before), *range(after, after + length - before)])
+            slot = torch.full_like(rows[-1], -1)
+            slot[[*range(1, 1 + before), *range(after, after + length - before)]] = torch.arange(length)
+            slots.append(slot)
         _warn_of_unseen_words(clip, names)
         self.eot = torch.tensor([len(row) - 1 for row in rows])
         self.before = before
@@ -96,14 +99,19 @@ class Prompts(nn.Module):
         self.context = nn.Parameter(context.to(clip.token_embedding.weight).clone())
         # Rebuilt from the names, so a checkpoint holds nothing but what was learned.
         self.register_buffer("template", clip.token_embedding(ids).detach(), persistent=False)
-        self.register_buffer("slots", torch.tensor(slots).to(ids.device), persistent=False)
+        slots = nn.utils.rnn.pad_sequence(slots, batch_first=True, padding_value=-1)
+        self.last_slot = int((slots >= 0).nonzero()[:, 1].max()) if length else 0
+        self.register_buffer("slots", slots.to(ids.device), persistent=False)
 
-    def embeddings(self, context):
-        """The prompts of a context with any M as the text tower takes them, without positions: (C, M, L, W)."""
-        n_prompts = context.shape[-3]
-        context = context.expand(len(self.template), *context.shape[-3:])
-        template = self.template[:, None].expand(-1, n_prompts, -1, -1)
-        return template.scatter(2, self.slots[:, None, :, None].expand_as(context), context)
+    def embed(self, context, classes, places, first=0):
+        """Embeddings (M, ..., W) as ``CLIP.encode_prompts`` asks for them, of a context with any M."""
+        template = self.template[classes, places]
+        if first > self.last_slot:  # all places are of names
+            return template.expand(context.shape[-3], *template.shape)
+        slots = self.slots[classes, places]  # which token of the context stands there, -1: none
+        at = slots.clamp(min=0)
+        tokens = context[:, at] if context.dim() == 3 else context[classes, :, at].movedim(-2, 0)
+        return torch.where((slots >= 0)[..., None], tokens, template)
 
     def forward(self, clip, context=None, deep=None):
         """Normalised text features (C, M, D); ``deep`` as ``CLIP.encode_prompts`` takes it."""
@@ -113,7 +121,7 @@ class Prompts(nn.Module):
         """Text features (C, M, D) as they leave the text tower; ``context``: used instead of the learned one, any M."""
         context = self.context if context is None else context
         shared = 1 + (self.before if context.dim() == 3 else 0)  # the SOT, and what of the context stands before names
-        return clip.encode_prompts(self.embeddings(context), self.eot, deep, shared)
+        return clip.encode_prompts(partial(self.embed, context), self.eot, context.shape[-3], shared, deep)
 
 
 def _warn_of_unseen_words(clip, names):

@@ -1,5 +1,7 @@
 """The text tower against the published computation, which runs every position of every prompt."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -40,10 +42,8 @@ def test_features_and_gradients_are_those_of_the_plain_computation(clip, monkeyp
     prompts = Prompts(clip, names, torch.randn(*([len(names)] if own else []), 3, 4, 64), position)
     weights = torch.randn(len(names), 3, 16)
     ours = features_and_gradients(lambda: prompts.encode(clip), [prompts.context], weights)
-    embeddings = lambda: prompts.embeddings(prompts.context)  # noqa: E731
-    expected = features_and_gradients(
-        lambda: all_positions(clip, embeddings(), prompts.eot), [prompts.context], weights
-    )
+    embed = partial(prompts.embed, prompts.context)
+    expected = features_and_gradients(lambda: all_positions(clip, embed, prompts.eot, 3), [prompts.context], weights)
     for one, other in zip(ours, expected, strict=True):
         assert_same(one, other)
     with torch.no_grad():
@@ -58,9 +58,9 @@ def test_prompts_in_deeper_blocks(clip, monkeypatch, budget, shape):
     names, deep = NAMES["odd lengths"], {1: torch.randn(shape, requires_grad=True)}
     prompts = Prompts(clip, names, torch.randn(1, 4, 64))
     weights, learned = torch.randn(len(names), 1, 16), [prompts.context, deep[1]]
-    embeddings = lambda: prompts.embeddings(prompts.context)  # noqa: E731
+    embed = partial(prompts.embed, prompts.context)
     ours = features_and_gradients(lambda: prompts.encode(clip, deep=deep), learned, weights)
-    expected = features_and_gradients(lambda: all_positions(clip, embeddings(), prompts.eot, deep), learned, weights)
+    expected = features_and_gradients(lambda: all_positions(clip, embed, prompts.eot, deep=deep), learned, weights)
     for one, other in zip(ours, expected, strict=True):
         assert_same(one, other)
 
@@ -71,16 +71,24 @@ def test_sentences(clip):
     for row, ids in zip(sentences, ([1, 5, 6, 9], [1, 5, 9], [1, 5, 6, 7, 8, 9], [1, 5, 6, 9]), strict=True):
         row[: len(ids)] = torch.tensor(ids)
     for part in (sentences, sentences[:1], sentences[[0, 3]], torch.cat([sentences, sentences.new_full((1, 77), 3)])):
-        expected = all_positions(clip, clip.token_embedding(part)[:, None], part.argmax(dim=-1))[:, 0]
+
+        def embed(classes, places, first, part=part):
+            return clip.token_embedding(part[classes, places])[None]
+
+        expected = all_positions(clip, embed, part.argmax(dim=-1))[:, 0]
         assert_same(clip.encode_text(part), expected)
 
 
 def test_nothing_after_eot_counts(clip):
-    embeddings, eot = torch.randn(2, 1, 12, 64), torch.tensor([4, 7])
-    features = clip.encode_prompts(embeddings, eot)
-    embeddings[0, :, 5:], embeddings[1, :, 8:] = 100.0, -100.0
-    torch.testing.assert_close(clip.encode_prompts(embeddings, eot), features)
-    torch.testing.assert_close(clip.encode_prompts(embeddings[:1, :, :5], eot[:1]), features[:1])
+    embeddings, eot = torch.randn(2, 12, 64), torch.tensor([4, 7])
+
+    def embed(classes, places, first):
+        return embeddings[classes, places][None]
+
+    features = clip.encode_prompts(embed, eot)
+    embeddings[0, 5:], embeddings[1, 8:] = 100.0, -100.0
+    torch.testing.assert_close(clip.encode_prompts(embed, eot), features)
+    torch.testing.assert_close(clip.encode_prompts(embed, eot[:1]), features[:1])
 
 
 def test_positions_that_are_run(clip, monkeypatch):
