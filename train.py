@@ -22,12 +22,16 @@ from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import (
     UserError,
     collect_env_info,
+    is_main,
     owned,
     package_versions,
+    process_group,
     replacing,
+    same_seed,
     set_random_seed,
     setup_logger,
     signals_interrupt,
+    world_size,
     write_json,
 )
 
@@ -128,6 +132,8 @@ def check_same_run(cfg):
 
 def set_determinism(seed):
     """With a seed >= 0, the same machine computes the same bits again."""
+    if seed < 0 and world_size() > 1:
+        set_random_seed(same_seed())
     if seed < 0:
         torch.backends.cudnn.benchmark = True
         return
@@ -149,6 +155,8 @@ def prepare(args, cfg):
     with replacing(osp.join(cfg.OUTPUT_DIR, "config.yaml")) as file:
         file.write(cfg.dump())
     trainer = build_trainer(cfg)
+    if world_size() > 1 and not trainer.parallel:
+        raise UserError(f"{cfg.TRAINER.NAME} trains in one process, not in {world_size()}: start it without torchrun")
     if args.eval_only:
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
     return trainer
@@ -188,13 +196,14 @@ def main(argv=None):
         with signals_interrupt():
             args = parse_args(argv)
             cfg = setup_cfg(args)
-            with owned(cfg.OUTPUT_DIR):
+            with process_group(), owned(cfg.OUTPUT_DIR):
                 trainer = prepare(args, cfg)
                 user_errors = (UserError, FloatingPointError, OSError)
                 if not args.no_train:
                     run(args, cfg, trainer)
     except user_errors as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        if is_main():
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         saved = cfg is not None and has_checkpoint(cfg.OUTPUT_DIR)

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from sotglp import parallel
+
 # Where patch tokens come from: value-value attention beside the standard stream (CLIP-Surgery); the standard stream;
 # the standard stream with the last block's values in place of its attention (MaskCLIP, arXiv 2112.01071).
 STREAMS = ("vv", "last", "value")
@@ -280,8 +282,8 @@ class CLIP(nn.Module):
 
         Attention is causal, which spares most of the C M L positions and changes no result: none after an EOT is run;
         those that classes share are run once for each of the M prompts; of the last block only the EOT is run. What
-        is left is packed into rows of several prompts. If the backward pass would keep more than ``memory_budget``
-        bytes, the rows go in parts, which are run again in the backward pass.
+        is left is packed into rows of several prompts, which several processes share out. If the backward pass would
+        keep more than ``memory_budget`` bytes, the rows go in parts, which are run again in the backward pass.
         """
         deep, device = deep or {}, self.positional_embedding.device
         if not all(tokens.dim() == 2 and len(tokens) < shared for tokens in deep.values()):
@@ -290,14 +292,16 @@ class CLIP(nn.Module):
         places = torch.arange(shared, device=device)
         past = self.run_shared(embed(0 * places, places, 0), deep if shared > 1 else {}) if shared else None
         deep = {} if shared > 1 else {i: t.expand(len(eot), *t.shape[-2:]) for i, t in deep.items()}
-        n_rows, width = rows.classes.shape
+        (n_rows, width), (first, last) = rows.classes.shape, parallel.share(len(rows.classes))
         size = int(min(self.memory_budget / (self.bytes_per_position() * width * n_prompts), n_rows))
         run = self.run_rows
         if torch.is_grad_enabled() and size < n_rows:
             run = partial(checkpoint, run, use_reentrant=False, preserve_rng_state=False)
         size = max(size, 1)
-        features = [run(embed, past, rows.part(i, i + size), shared, deep) for i in range(0, n_rows, size)]
-        return torch.cat(features, dim=1).flatten(1, 2)[:, rows.order].transpose(0, 1)
+        starts = range(first, last, size) or [0]  # of fewer rows than processes, one is run for nothing
+        features = [run(embed, past, rows.part(i, min(i + size, max(last, 1))), shared, deep) for i in starts]
+        features = parallel.gather(torch.cat(features, dim=1)[:, : last - first], n_rows, dim=1)
+        return features.flatten(1, 2)[:, rows.order].transpose(0, 1)
 
     def run_shared(self, x, deep):
         """Keys and values (M, heads, S, W/heads), of each block, of the first positions (M, S, W) of prompts."""

@@ -73,7 +73,11 @@ class EncodedImages:
 
     @torch.no_grad()
     def encode(self, loader, tower):
-        """Write the files, which have their names only when they are whole."""
+        """Write the files, which have their names only when they are whole; a run draws as if they had been there."""
+        with seeded(self.seed or 0):
+            self.write(loader, tower)
+
+    def write(self, loader, tower):
         arrays = {}
         try:
             for batch in tqdm(loader, desc="encode", leave=False, disable=None):
@@ -125,10 +129,6 @@ class EncodedViews(EncodedImages):
     def __init__(self, batches, n_views, loader, *arguments, **more):
         super().__init__(loader, *arguments, **more)
         self.dataset, self.batches, self.n_views = loader.dataset, batches, n_views
-
-    def encode(self, loader, tower):
-        with seeded(self.seed):
-            super().encode(loader, tower)
 
     def __len__(self):
         return len(self.batches)

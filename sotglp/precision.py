@@ -4,6 +4,8 @@ from contextlib import contextmanager
 
 import torch
 
+from sotglp import parallel
+
 PRECISIONS = ("fp32", "amp", "fp16")
 
 
@@ -31,6 +33,7 @@ class MixedPrecision:
         optimizer.zero_grad()
         with repeatable():
             self.scaler.scale(loss).backward()
+        parallel.average_gradients(p for group in optimizer.param_groups for p in group["params"])
         self.scaler.step(optimizer)
         self.scaler.update()
 

@@ -16,6 +16,7 @@ from dassl.data.samplers import EpochSeeds
 from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
+from sotglp import parallel
 from sotglp.backbones import load_clip
 from sotglp.features import EncodedImages, EncodedViews
 from sotglp.memory import memory_budget
@@ -35,6 +36,8 @@ class CLIPTrainer(TrainerX):
     """
 
     NODE = None
+    parallel = True  # several processes (torchrun) train as one
+    splits = True  # and share out the work; else each does all of it
 
     @property
     def node(self):
@@ -50,10 +53,13 @@ class CLIPTrainer(TrainerX):
         n_views = cfg.INPUT.get("CACHE_VIEWS", 0)
         if n_views < 0 or (n_views and not cfg.INPUT.FEATURE_CACHE):
             raise ValueError(f"INPUT.CACHE_VIEWS {n_views} needs a number from 0, and a folder INPUT.FEATURE_CACHE")
+        parallel.split(self.splits)
         self.precision = MixedPrecision(self.node.PREC, self.device)
         self.scaler = self.precision.scaler  # the toolbox saves its state with the checkpoints
         clip = load_clip(cfg.MODEL.BACKBONE.NAME).to(self.device)
         clip.memory_budget = memory_budget(cfg.TRAINER.get("MEMORY_BUDGET", 0), self.device)
+        if self.device.type == "cpu":
+            clip.memory_budget //= parallel.size()  # processes share the memory
         clip.check_pixels(cfg.INPUT.SIZE, cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD)
         names = [name.replace("_", " ") for name in self.dm.dataset.classnames]
         self.model = self.make_model(clip, names).to(self.device)
@@ -158,8 +164,12 @@ class CLIPTrainer(TrainerX):
         return self.model.match(self.features(input), self.text)
 
     def features(self, input):
-        """Features of images; features themselves (a tuple) as they are."""
-        return input if isinstance(input, tuple) else self.model.features(input)
+        """Features of images, of which each process encodes its share; features themselves (a tuple) as they are."""
+        if isinstance(input, tuple):
+            return input
+        n_images, (start, stop) = len(input), parallel.share(len(input))
+        own = self.model.features(input[start:stop] if start < stop else input[:1])
+        return tuple(x if x is None else parallel.gather(x[: stop - start], n_images) for x in own)
 
     def loader_of(self, items, transform=None):
         """The loader of a list of Datum as in a test, in their order; `transform` instead of the test's."""

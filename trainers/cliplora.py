@@ -70,6 +70,7 @@ class CLIPLoRA(CLIPTrainer):
     """
 
     NODE = "CLIPLORA"
+    splits = False  # its dropout draws inside the towers
 
     @staticmethod
     def extend_cfg(cfg):

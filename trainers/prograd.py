@@ -20,6 +20,7 @@ class ProGrad(CLIPTrainer):
     """
 
     NODE = "PROGRAD"
+    splits = False  # a gradient changes the other one before they are averaged
 
     @staticmethod
     def extend_cfg(cfg):

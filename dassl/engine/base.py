@@ -10,6 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from dassl.utils import (
     UserError,
+    is_main,
     load_checkpoint,
     load_last_checkpoints,
     restore_checkpoint,
@@ -28,6 +29,7 @@ class TrainerBase:
     `results` holds numbers of a trainer's own that join the evaluator's in results.json.
     """
 
+    parallel = False  # whether several processes can train as one
     class_specific = True  # whether the weights are of certain classes, and mean nothing for others
 
     def __init__(self):
@@ -224,7 +226,7 @@ class TrainerBase:
 
     def init_writer(self, log_dir, purge_step=None):
         """Open TensorBoard's event file; what a run that was killed wrote from `purge_step` on is hidden."""
-        if self._writer is None:
+        if self._writer is None and is_main():
             print(f"Initialize tensorboard (log_dir={log_dir})")
             self._writer = SummaryWriter(log_dir=log_dir, purge_step=purge_step)
 

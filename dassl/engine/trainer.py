@@ -21,6 +21,7 @@ from dassl.utils import (
     mkdir_if_missing,
     set_random_state,
     uninterrupted,
+    wait_for_all,
 )
 
 from .base import BEST, TrainerBase
@@ -104,6 +105,7 @@ class SimpleTrainer(TrainerBase):
         if not self.cfg.TEST.NO_TEST:
             if self.cfg.TEST.FINAL_MODEL == "best_val":
                 print("Deploy the model with the best val performance")
+                wait_for_all()  # the first process has written it
                 self.load_model(self.output_dir)
             else:
                 print("Deploy the last-epoch model")

@@ -9,6 +9,7 @@ import shutil
 import socket
 from pathlib import Path
 
+from .distributed import is_main
 from .tools import UserError, mkdir_if_missing
 
 
@@ -16,7 +17,8 @@ from .tools import UserError, mkdir_if_missing
 def replacing(fpath, mode="w", **options):
     """A file to write, which takes the place of `fpath` once the block has ended and all of it is on the disk.
 
-    Until then, and whatever goes wrong, `fpath` is what it was before. The folder is made.
+    Until then, and whatever goes wrong, `fpath` is what it was before. The folder is made. Of several processes that
+    are one run, the first one writes.
 
     Args:
         mode, options: of `open`.
@@ -24,6 +26,10 @@ def replacing(fpath, mode="w", **options):
     Raises:
         UserError: it cannot be written (no room, no permission, ...).
     """
+    if not is_main():
+        with open(os.devnull, mode) as nowhere:
+            yield nowhere
+        return
     partial = f"{fpath}.{os.getpid()}.tmp"  # other processes may write the same, a data set's split say
     try:
         mkdir_if_missing(osp.dirname(fpath))
@@ -76,6 +82,9 @@ def owned(folder):
     Raises:
         UserError: the folder belongs to another process, which is named.
     """
+    if not is_main():  # the first process owns it for all
+        yield
+        return
     fpath = osp.join(folder, "lock")
     try:
         mkdir_if_missing(folder)

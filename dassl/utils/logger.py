@@ -6,6 +6,7 @@ import os.path as osp
 import sys
 import time
 
+from .distributed import is_main
 from .tools import mkdir_if_missing
 
 
@@ -63,7 +64,7 @@ def setup_logger(output=None):
         output: a file ending in .txt or .log, or a folder, where log.txt is written; None does nothing.
             A log that is already there is kept: the new one's name then ends in date and time.
     """
-    if output is None:
+    if output is None or not is_main():
         return
     fpath = output if output.endswith((".txt", ".log")) else osp.join(output, "log.txt")
     if osp.exists(fpath):

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from . import legacy
+from .distributed import is_main
 from .files import copy_file, replacing
 from .tools import UserError
 
@@ -64,6 +65,8 @@ def save_checkpoint(state, save_dir, is_best=False, remove_module_from_keys=True
     The states of the random generators are added, unless there is a "random_state", so that a resumed run draws what an
     unbroken one does.
     """
+    if not is_main():
+        return
     state = {"random_state": get_random_state(), **state}
     if remove_module_from_keys:
         state["state_dict"] = strip_data_parallel(state["state_dict"])

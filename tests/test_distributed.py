@@ -1,0 +1,132 @@
+"""Two processes train to what one trains to (gloo, on the CPU)."""
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from test_resume import CONTEXT, SOTGLP, finish, outcome, run, wait_for_training
+
+from dassl.utils import load_checkpoint
+from sotglp import parallel
+
+COMMON = ["DATALOADER.NUM_WORKERS", "0", "DATALOADER.TEST.BATCH_SIZE", "7", "TEST.FINAL_MODEL", "best_val"]
+TRAINERS = {"SOTGLP": SOTGLP}  # batches of 9 images, of 4 classes
+for name in ("MaPLe", "ProGrad", "CLIPLoRA", "CoCoOp", "TipAdapterF"):
+    TRAINERS[name] = [word.replace("SOTGLP", name) for word in SOTGLP[:-2]]
+    TRAINERS[name] += ["TRAINER.MAPLE.DEPTH", "2", "TRAINER.PROGRAD.N_CTX", "4", "TRAINER.COCOOP.N_CTX", "4"]
+
+
+def run_one_of_two(rank, port, arguments, log):
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    run(arguments, log)
+
+
+@pytest.fixture
+def start(squares_root, tmp_path, monkeypatch):
+    """Function (trainer, folder, number of processes) -> the processes."""
+    monkeypatch.chdir(Path(__file__).parent.parent)
+    started = []
+
+    def start(trainer, folder, n_processes):
+        arguments = [*TRAINERS[trainer], *COMMON, "DATASET.ROOT", str(squares_root), "OUTPUT_DIR", str(folder)]
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        made = [
+            CONTEXT.Process(target=run_one_of_two, args=(rank, port, arguments, tmp_path / f"log{rank}.txt"))
+            if n_processes == 2
+            else CONTEXT.Process(target=run, args=(arguments, tmp_path / "log.txt"))
+            for rank in range(n_processes)
+        ]
+        for process in made:
+            process.start()
+        started.extend(made)
+        return made
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+def learned(folder):
+    """{name: tensor} of the last checkpoint of every model of a run."""
+    states = {}
+    for path in folder.glob("*/checkpoint"):
+        state = load_checkpoint(str(path.parent / path.read_text().split()[0]))["state_dict"]
+        states |= {f"{path.parent.name}.{key}": value for key, value in state.items()}
+    return states
+
+
+def assert_close(ours, expected):
+    assert ours.keys() == expected.keys() and ours
+    for key, value in expected.items():
+        difference = (ours[key] - value).abs().max()
+        assert difference <= 1e-5 * value.abs().max(), (key, difference, value.abs().max())
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_two_processes_learn_what_one_learns(start, tmp_path, trainer):
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    assert [finish(process) for process in start(trainer, alone, 1)] == [0], (tmp_path / "log.txt").read_text()[-2000:]
+    codes = [finish(process) for process in start(trainer, together, 2)]
+    assert codes == [0, 0], [(tmp_path / f"log{rank}.txt").read_text()[-2000:] for rank in (0, 1)]
+    assert_close(learned(together), learned(alone))
+    metrics = [json.loads((folder / "results.json").read_text())["metrics"] for folder in (together, alone)]
+    assert metrics[0] == metrics[1]
+    # The first one alone writes, and every image is counted once.
+    assert not (tmp_path / "log1.txt").read_text() and "* total: 24" in (together / "log.txt").read_text()
+    assert len(list((together / "tensorboard").iterdir())) == len(list(together.glob("log.txt*"))) == 1
+
+
+def test_two_killed_processes_go_on(start, tmp_path):
+    draw = random.Random(0)
+    TRAINERS["often"] = [*SOTGLP, "TRAIN.CHECKPOINT_MINUTES", "1e-9"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert [finish(process) for process in start("often", whole, 2)] == [0, 0]
+    for _ in range(2):
+        processes, files = start("often", killed, 2), len(list(killed.glob("tensorboard/*")))
+        wait_for_training(processes[0], killed, files)
+        time.sleep(draw.uniform(0, 0.3))
+        for process in processes:
+            process.kill()
+        assert -signal.SIGKILL in [finish(process) for process in processes]
+    assert [finish(process) for process in start("often", killed, 2)] == [0, 0]
+    for ours, expected in zip(outcome(killed)[1], outcome(whole)[1], strict=True):
+        for key, value in expected["state_dict"].items():
+            assert torch.equal(ours["state_dict"][key], value)
+    assert outcome(killed)[0] == outcome(whole)[0]
+
+
+def test_torchrun_starts_it_and_refuses_what_trains_alone(squares_root, tmp_path):
+    arguments = [*TRAINERS["SOTGLP"], *COMMON, "DATASET.ROOT", str(squares_root), "OPTIM.MAX_EPOCH", "1"]
+    settings = {**os.environ, "OMP_NUM_THREADS": "1"}
+    program = "import sys; sys.path[:0] = ['tests', '.']; import conftest, train; sys.exit(train.main())"
+    (tmp_path / "with_squares.py").write_text(program)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*torchrun, str(tmp_path / "with_squares.py"), *arguments, "OUTPUT_DIR", str(tmp_path / "run")]
+    ended = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert (tmp_path / "run" / "results.json").is_file()
+    command[command.index("SOTGLP")], command[-1] = "Tiny", str(tmp_path / "other")
+    ended = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=120)
+    assert ended.returncode and "error: Tiny trains in one process, not in 2" in ended.stderr
+
+
+def test_shares_are_all_of_it(monkeypatch):
+    for n in range(12):
+        for size in range(1, 6):
+            monkeypatch.setattr(parallel, "size", lambda size=size: size)
+            shares = []
+            for rank in range(size):
+                monkeypatch.setattr(parallel.distributed, "get_rank", lambda rank=rank: rank)
+                shares += range(*parallel.share(n))
+            assert shares == list(range(n))
