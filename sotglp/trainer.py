@@ -36,6 +36,14 @@ class CLIPTrainer(TrainerX):
     """
 
     NODE = None
+    # Of the keys that the nodes have; the toolbox refuses others before it reads anything.
+    RANGES = {
+        **{key: "[0, inf)" for key in ("TOPK", "N_GLOBAL", "N_LOCAL", "W", "LAMBDA", "ALPHA", "BETA", "DECAY")},
+        **{key: "[1, inf)" for key in ("N", "N_CTX", "DEPTH", "RANK", "VIEWS")},
+        **{key: "[0, inf)" for key in ("BLOCK", "TEXT_WEIGHT", "IMAGE_WEIGHT")},
+        **{key: "(0, inf)" for key in ("EPS", "GPA_STD")},
+        **{"PROMPT_DROPOUT": "[0, 1]", "DROPOUT": "[0, 1)"},
+    }
     parallel = True  # several processes (torchrun) train as one
     splits = True  # and share out the work; else each does all of it
 
@@ -102,8 +110,9 @@ class CLIPTrainer(TrainerX):
     def step(self, losses):
         """One step of the optimizer down the sum of the losses."""
         loss = sum(losses.values())
-        self.detect_anomaly(loss)
-        self.precision.backward_and_step(loss, self.optim)
+        self.detect_anomaly(loss, losses)
+        self.detect_anomaly(self.precision.backward(loss, self.optim), what="A gradient")
+        self.precision.step(self.optim)
 
     def before_train(self):
         super().before_train()
@@ -215,4 +224,6 @@ class CLIPTrainer(TrainerX):
             alone = 100.0 * sum(a == b for a, b in zip(predicted, truth, strict=True)) / len(truth)
             print(f"* {branch} branch alone: {alone:.2f}%")
             self.results[f"accuracy_{branch}"] = alone
+        if self.precision.skipped:
+            self.results["skipped_steps"] = self.precision.skipped
         return accuracy
