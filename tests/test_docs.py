@@ -1,5 +1,6 @@
-"""The pages in docs/: their blocks run in a fresh copy of the checkout, their links lead somewhere, what they name exists."""
+"""The pages in docs/: their blocks run in a fresh copy of the checkout, links lead somewhere, what they name is there."""
 
+import csv
 import os
 import re
 import shutil
@@ -85,3 +86,13 @@ def test_no_block_is_left_out_by_a_slip(page):
 def test_links_lead_to_files(page):
     links = LINK.findall(page.read_text(encoding="utf-8"))
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_published_figures_are_those_of_the_file():
+    with open(ROOT / "scripts" / "published.csv", encoding="utf-8", newline="") as file:
+        known = [(row["method"], float(row["value"]), row["source"].partition(" (")[0]) for row in csv.DictReader(file)]
+    page = (ROOT / "docs" / "protocols.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("|")]
+    rows = [row for row in rows if row[-1] != "source" and not row[-1].startswith("-") and len(row) > 2]
+    told = [(method, float(value), source) for method, *values, source in rows for value in values if value]
+    assert len(told) > 50 and [figure for figure in told if figure not in known] == []
