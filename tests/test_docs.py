@@ -1,7 +1,8 @@
-"""The pages in docs/: their blocks run in a fresh copy of the checkout, links lead somewhere, what they name is there."""
+"""The pages in docs/: their blocks run in a fresh copy of the checkout, and what they name is there."""
 
 import csv
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -63,9 +64,10 @@ def finished(request, tmp_path_factory):
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         return subprocess.run(["bash", script], cwd=folder, env=environment, text=True, timeout=600, **streams)
 
-    pages = [item.callspec.params["page"] for item in request.session.items if "finished" in item.fixturenames]
+    pages = {item.callspec.params["page"] for item in request.session.items if "finished" in item.fixturenames}
+    by_length = sorted(pages, key=lambda page: -page.read_text(encoding="utf-8").count("\n```bash"))
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        yield {page: pool.submit(run, page) for page in pages}
+        yield {page: pool.submit(run, page) for page in by_length}
 
 
 @of_page
@@ -96,3 +98,12 @@ def test_published_figures_are_those_of_the_file():
     rows = [row for row in rows if row[-1] != "source" and not row[-1].startswith("-") and len(row) > 2]
     told = [(method, float(value), source) for method, *values, source in rows for value in values if value]
     assert len(told) > 50 and [figure for figure in told if figure not in known] == []
+
+
+def test_what_the_map_of_formulas_names_can_be_imported():
+    page = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \d+ \|.*$", page, re.MULTILINE)
+    named = [re.findall(r"`(sotglp\.[\w.]+)`", row) for row in rows]
+    assert len(rows) == 15 and all(named)
+    for name in sum(named, []):
+        assert callable(pkgutil.resolve_name(name)), name
