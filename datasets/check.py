@@ -1,6 +1,7 @@
 """What there is of each data set, and what to do next: python -m datasets.check [NAME ...] --root DATA [--deep]
 
-Exit code 1 if something is amiss: a data set that is there is incomplete or damaged, or one that was named is missing.
+Exit code: 0 all is well, 2 a mistake of the user, 130 interrupted, 1 something is amiss: a data set that is there is
+incomplete or damaged, or one that was named is missing.
 """
 
 import argparse

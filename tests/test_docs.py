@@ -1,6 +1,8 @@
 """The pages in docs/: their blocks run in a fresh copy of the checkout, and what they name is there."""
 
+import contextlib
 import csv
+import importlib
 import os
 import pkgutil
 import re
@@ -18,6 +20,11 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 BLOCK = re.compile(r"^(<!-- not run: \S.*? -->\n+)?```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")
 SETTINGS = ("DATA", "OUTPUT", "SEEDS", "BACKBONE", "VARIANT", "JOBS", "PYTHON")  # the tester's, unlike the reader's
+COMMANDS = (
+    *("scripts.run", "scripts.compare", "scripts.transfer", "scripts.ood_detection", "scripts.ood", "scripts.figure"),
+    *("scripts.table", "dassl.doctor", "datasets.check", "datasets.prepare", "sotglp.conformance"),
+    *("benchmarks.step", "benchmarks.loading"),
+)
 
 of_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
@@ -107,3 +114,13 @@ def test_what_the_map_of_formulas_names_can_be_imported():
     assert len(rows) == 15 and all(named)
     for name in sum(named, []):
         assert callable(pkgutil.resolve_name(name)), name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_tells_the_exit_codes_and_how_a_command_is_started(name, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with contextlib.suppress(SystemExit):
+        assert importlib.import_module(name).main() == 0
+    told = capsys.readouterr().out
+    assert "Exit code: 0 " in told and name.replace(".", "/" if name == "benchmarks.step" else ".") in told
+    assert "\033" not in told and max(map(len, told.splitlines())) <= 120
