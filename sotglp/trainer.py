@@ -32,6 +32,7 @@ class CLIPTrainer(TrainerX):
         losses(match, targets, text)    {name: term} of the loss, their sum; the cross-entropy of the scores by default
         scores(match)                   (B, C), of which the largest is predicted; the image's cosines by default
         branches(match)                 {name: scores} whose accuracies are told beside it
+        probabilities(match)            the softmax of these scores, unless they are probabilities already
     where `match` is what the model makes of a batch of images and `text`.
     """
 
@@ -55,6 +56,10 @@ class CLIPTrainer(TrainerX):
     def class_specific(self):
         """Whether something is learned of each class, by default in contexts (C, M, T, W)."""
         return any(isinstance(part, Prompts) and part.context.dim() == 4 for part in self.model.learned.modules())
+
+    def settings_for_new_classes(self):
+        """{key of the node: value} with which what was learned serves other classes too; None if nothing does."""
+        return None if self.class_specific else {}
 
     def build_model(self):
         cfg = self.cfg
@@ -92,6 +97,11 @@ class CLIPTrainer(TrainerX):
 
     def branches(self, match):
         return {}
+
+    def probabilities(self, match):
+        """{"combined": (B, C), and those of each branch alone} of the classes."""
+        scores = {"combined": self.scores(match), **self.branches(match)}
+        return {name: values.float().softmax(dim=1) for name, values in scores.items()}
 
     def forward_backward(self, batch):
         images, targets = self.parse_batch_train(batch)[:2]
