@@ -108,19 +108,8 @@ def export(run, out):
     }
     facts = {key: json.dumps(value) for key, value in facts.items()}
     out.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter, about its own deprecations
-        program = torch.onnx.export(
-            ImagePath(trainer, predictor.score).eval(),
-            (images.to(trainer.device),),
-            dynamo=True,
-            opset_version=18,
-            input_names=["images"],
-            output_names=[name.rstrip("_") for name in outputs],
-            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
-            custom_translation_table={torch.ops.sotglp.solve.default: onnx_solve},
-            verbose=False,
-        )
+    path = ImagePath(trainer, predictor.score).eval()
+    program = to_onnx(path, (images.to(trainer.device),), [name.rstrip("_") for name in outputs], ["images"])
     program.model.metadata_props.update(facts)
     program.save(str(out / MODEL), external_data=False)
     save_file(head(trainer), str(out / HEAD), facts)
@@ -128,6 +117,23 @@ def export(run, out):
     session = onnxruntime.InferenceSession(str(out / MODEL), providers=["CPUExecutionProvider"])
     got = dict(zip(outputs, session.run(None, {"images": images.numpy()}), strict=True))
     return max(float(np.abs(got[name] - getattr(expected, name).numpy()).max()) for name in outputs)
+
+
+def to_onnx(module, inputs, outputs, names):
+    """The ONNX program of a module; inputs: examples of tensors (n, ...), any n. outputs, names: what they are called."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter, about its own deprecations
+        return torch.onnx.export(
+            module,
+            inputs,
+            dynamo=True,
+            opset_version=18,
+            input_names=names,
+            output_names=outputs,
+            dynamic_shapes=tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs),
+            custom_translation_table={torch.ops.sotglp.solve.default: onnx_solve},
+            verbose=False,
+        )
 
 
 def check_exportable(trainer):
