@@ -120,7 +120,10 @@ def export(run, out):
 
 
 def to_onnx(module, inputs, outputs, names):
-    """The ONNX program of a module; inputs: examples of tensors (n, ...), any n. outputs, names: what they are called."""
+    """The ONNX program of a module.
+
+    inputs: examples, tensors (n, ...) of any n. outputs, names: what outputs and inputs are called.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about its own deprecations
         return torch.onnx.export(
