@@ -35,6 +35,8 @@ __all__ = [
 
 def load(run, classnames=None):
     """The predictor of a trained run's folder: ``sotglp.predictor.load``, which needs the toolbox of the checkout."""
-    from sotglp.predictor import load
-
+    try:
+        from sotglp.predictor import load
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{error}: sotglp.load needs the checkout, put its folder on PYTHONPATH") from error
     return load(run, classnames)

@@ -3,7 +3,10 @@
 import csv
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -186,6 +189,14 @@ def test_what_is_no_run_is_refused(trained_runs, tmp_path):
         sotglp.load(tmp_path)
     with pytest.raises(UserError, match="one class at least"):
         sotglp.load(trained_runs["CoOp"][0], [])
+
+
+def test_the_library_alone_needs_no_toolbox_and_says_what_loading_needs(tmp_path):
+    (tmp_path / "sotglp").symlink_to(Path(sotglp.__file__).parent)
+    code = "import sys, sotglp; assert 'dassl' not in sys.modules; sotglp.load('run')"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1].endswith("sotglp.load needs the checkout, put its folder on PYTHONPATH")
 
 
 def test_table_csv_and_json_say_the_same(trained_runs, sot, paths, tmp_path, capsys):
