@@ -57,6 +57,7 @@ def on_support(patches, text, support):
 
 def pick(patches, text, support):
     by_class = similarities(patches, text).transpose(1, 2)  # (B, C, P, N)
+    # Unlike take_along_dim, gather lets an exported graph take any number of images.
     return by_class.gather(2, support.expand(-1, -1, -1, by_class.shape[-1]))
 
 
