@@ -5,6 +5,8 @@ Writes three files that need neither the text tower nor this repository:
   head.safetensors  text features, projection, logit scale; metadata: the same, and the method's settings
   classify.py       python classify.py IMAGE ...: uses model.onnx with numpy, pillow and onnxruntime
 Any method can be exported whose image tower is frozen and whose text is the same for all images.
+
+Exit code: 0, or 2 for a mistake in the command.
 """
 
 import argparse
