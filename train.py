@@ -32,6 +32,7 @@ from dassl.utils import (
     setup_logger,
     signals_interrupt,
     world_size,
+    write_csv,
     write_json,
 )
 
@@ -173,7 +174,7 @@ def prepare(args, cfg):
 
 
 def run(args, cfg, trainer):
-    """Train and test, or only test, and write results.json."""
+    """Train and test, or only test, and write predictions.csv and results.json."""
     start = time.time()
     if args.eval_only:
         trainer.test()
@@ -195,6 +196,8 @@ def run(args, cfg, trainer):
         results["skipped_images"] = trainer.skipped_images()
         for split, paths in results["skipped_images"].items():
             print(f"Skipped {len(paths)} unreadable {split} images {' '.join(paths)}".rstrip())
+    if predictions := trainer.evaluator.predictions(trainer.tested):
+        write_csv(predictions, osp.join(cfg.OUTPUT_DIR, "predictions.csv"))
     write_json(results, osp.join(cfg.OUTPUT_DIR, "results.json"))
 
 

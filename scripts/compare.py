@@ -11,7 +11,7 @@ DATASETS and SHOTS are names and numbers with commas between them. Instead of bo
 A file for --methods is like configs/comparisons/methods.yaml, which says what its keys are.
 
 Finished runs are skipped and interrupted ones continued. In the end there are tables (terminal, Markdown, CSV,
-LaTeX), pictures of them, and a figure of what the local prompts of SOT-GLP share out. The environment's settings are
+LaTeX), pictures of them, and figures of what the local prompts of SOT-GLP share out. The environment's settings are
 those of scripts/run.py, and JOBS, the number of runs at a time: 1 on a GPU, else one per core, 4 at most.
 
 Exit code: 0 done, 2 a mistake of the user, 130 interrupted, 143 terminated, 1 a run failed.
@@ -274,9 +274,9 @@ def report(configs, out, published):
         if run.finished and cfg.TRAINER.NAME == "SOTGLP" and cfg.TRAINER.SOTGLP.N_LOCAL
     ]
     if with_prompts:
-        from scripts import figure
+        import visualize
 
-        figure.main([str(with_prompts[0].folder), "--out", str(out / "prompts.png")])
+        visualize.main([str(with_prompts[0].folder), "--number", "1", "--out", str(out / "prompts")])
 
 
 def main(argv=None):

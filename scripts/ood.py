@@ -1,9 +1,9 @@
 """How well a trained run tells images of other kinds (OOD): ``python -m scripts.ood RUN_FOLDER [--sets SET ...]``.
 
 Scores the images that the run was tested on (TEST.SPLIT), which are in-distribution, and those of each OOD set; prints
-AUROC and FPR95 in percent, and writes them as ood.json beside the run's results.json. The larger score is the more
-out-of-distribution; FPR95 is the share of OOD images at or below the threshold that keeps 95 % of the in-distribution
-ones, the positive class.
+AUROC and FPR95 in percent, and writes them as ood.json beside the run's results.json, with histograms. The larger
+score is the more out-of-distribution; FPR95 is the share of OOD images at or below the threshold that keeps 95 % of the
+in-distribution ones, the positive class.
 
 MCM, L-MCM and GL-MCM: arXiv 2211.13445, 2304.04521. A method that reads no patches gets those of GL-MCM, the last
 block's values. A score that a method does not have leaves an empty cell.
@@ -16,6 +16,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from tabulate import tabulate
 from tqdm import tqdm
@@ -23,7 +24,7 @@ from tqdm import tqdm
 import train
 from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
-from dassl.metrics import auroc, fpr_at_95
+from dassl.metrics import auroc, fpr_at_95, threshold_at_95
 from dassl.utils import UserError, write_json
 from datasets.emoji import Emoji
 from datasets.ood import OOD_SETS, read_ood
@@ -34,6 +35,7 @@ from sotglp.trainer import CLIPTrainer
 SCORES = ("MCM", "L-MCM", "GL-MCM", "MaxLogit", "Energy")
 METRICS = {"AUROC": auroc, "FPR95": fpr_at_95}
 EMBEDDED = "Emoji"  # stands for the embedded pictures, each kind of which is a set
+BINS = 40  # of a histogram
 DEFAULT_SETS = {"Emoji": [EMBEDDED], "FashionMNIST": [EMBEDDED], "ImageNet": list(OOD_SETS)}
 
 
@@ -79,6 +81,14 @@ def score_images(trainer, batches, temperature, name):
     return {score: torch.cat(scores[score]).numpy() for score in SCORES if score in scores}
 
 
+def histogram(inside, outside):
+    """Counts of in-distribution and of OOD scores in BINS bins of equal width, and the threshold of FPR95."""
+    both = np.concatenate([inside, outside])
+    low, high = float(both.min()), float(both.max())
+    counts = {name: np.histogram(x, BINS, (low, high))[0].tolist() for name, x in (("in", inside), ("out", outside))}
+    return {"low": low, "high": high, **counts, "threshold": float(threshold_at_95(inside))}
+
+
 @torch.no_grad()
 def evaluate(trainer, sets, temperature=1.0):
     """What ood.json holds.
@@ -92,9 +102,10 @@ def evaluate(trainer, sets, temperature=1.0):
     trainer.text = model.encode_text()  # once for all images
     split = trainer.split_to_evaluate()
     inside = score_images(trainer, trainer.batches_to_evaluate(split), temperature, "in-distribution")
-    images, results = {"in-distribution": len(next(iter(inside.values())))}, {}
+    images, results, outsides = {"in-distribution": len(next(iter(inside.values())))}, {}, []
     for name, items in sets.items():
         outside = score_images(trainer, trainer.encoded(trainer.loader_of(items)), temperature, name)
+        outsides.append(outside)
         images[name] = len(next(iter(outside.values())))
         results[name] = {
             score: {metric: law(inside[score], outside[score]) for metric, law in METRICS.items()} for score in inside
@@ -107,6 +118,7 @@ def evaluate(trainer, sets, temperature=1.0):
         "temperature": temperature,
         "sets": results,
         "average": average,
+        "histograms": {s: histogram(inside[s], np.concatenate([out[s] for out in outsides])) for s in inside},
         "images": images,
         "split": split,
         "patches": model.local if "L-MCM" in inside else None,

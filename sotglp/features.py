@@ -21,9 +21,9 @@ CLASS = "class"  # name of the file of class tokens; a file of patch tokens has 
 class EncodedImages:
     """Batches of features in the place of a loader's batches of images.
 
-    Iterating gives {"features": (class tokens (b, W), patch tokens (b, P, W) or None), "label": (b,)}, in the order of
-    the loader's data source, whose images are encoded now unless a run did so before with the same weights, pixels and
-    file list. Each stream of patch tokens is a file of its own; the class tokens are the same for all.
+    Iterating gives {"features": (class tokens (b, W), patch tokens (b, P, W) or None), "label": (b,), "impath": paths},
+    in the order of the loader's data source, whose images are encoded now unless a run did so before with the same
+    weights, pixels and file list. Each stream of patch tokens is a file of its own; the class tokens are the same for all.
 
     loader: of a test set, whose batches have img and index. model: a PromptedCLIP with frozen images. folder: of all
     such files. half: whether float16 is enough, as it is where autocast rounds features before they meet anything.
@@ -35,6 +35,7 @@ class EncodedImages:
         dataset = loader.dataset
         self.batch_size = loader.batch_size
         self.labels = torch.tensor([item.label for item in dataset.data_source])
+        self.impaths = [item.impath for item in dataset.data_source]
         self.dtype = np.dtype(np.float16 if half else np.float32)
         self.local, self.seed = model.local, seed
         place = Path(folder) / self.key(dataset, model)
@@ -112,7 +113,8 @@ class EncodedImages:
 
     def __iter__(self):
         for start in range(0, len(self.labels), self.batch_size):
-            yield self.batch(np.arange(start, min(start + self.batch_size, len(self.labels))))
+            stop = min(start + self.batch_size, len(self.labels))
+            yield {**self.batch(np.arange(start, stop)), "impath": self.impaths[start:stop]}
 
     def batch(self, rows):
         """The features and labels of some rows, an index array."""

@@ -69,3 +69,22 @@ def test_reset_forgets_and_nothing_cannot_be_evaluated(make_cfg):
 def test_unknown_evaluator(make_cfg):
     with pytest.raises(UserError, match="do you mean Classification"):
         build_evaluator(make_cfg({"TEST.EVALUATOR": "Clasification"}))
+
+
+@pytest.mark.parametrize("as_probabilities", [False, True])
+def test_predictions_are_those_that_the_accuracy_counts(make_cfg, as_probabilities):
+    evaluator = build_evaluator(make_cfg(), lab2cname=NAMES)
+    scores = torch.randn(20, 5, generator=torch.Generator().manual_seed(0))
+    labels, expected = torch.arange(20) % 4, scores.double().softmax(dim=1)
+    evaluator.process(expected.float() if as_probabilities else scores, labels)
+    paths = [f"{i}.png" for i in range(20)]
+    _, *rows = evaluator.predictions(paths)
+    assert [row[0] for row in rows] == paths
+    names = ["cat", "dog", "crane (2)", "crane (3)", "absent"]
+    best = scores.argmax(dim=1)
+    for i, (_, name, predicted, p, q) in enumerate(rows):
+        assert (name, predicted) == (names[labels[i]], names[best[i]])
+        assert (float(p), float(q)) == pytest.approx((expected[i, labels[i]].item(), expected[i].max().item()), 1e-4)
+    accuracy = evaluator.evaluate()["accuracy"]
+    assert 100 * np.mean([row[1] == row[2] for row in rows]) == pytest.approx(accuracy)
+    assert evaluator.predictions(paths[1:]) == []  # which image is which is not known

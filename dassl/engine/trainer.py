@@ -42,6 +42,7 @@ class SimpleTrainer(TrainerBase):
         self.build_data_loader()
         self.build_model()
         self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
+        self.tested = []  # paths of the images that the evaluator saw last
 
     def check_cfg(self, cfg):
         """Raise ValueError if a value does not suit the method."""
@@ -122,11 +123,13 @@ class SimpleTrainer(TrainerBase):
         """
         self.set_model_mode("eval")
         self.evaluator.reset()
+        self.tested = []
         split = self.split_to_evaluate(split)
         print(f"Evaluate on the *{split}* set")
         for batch in tqdm(self.batches_to_evaluate(split), desc=split, leave=False, disable=None):
             input, label = self.parse_batch_test(batch)
             self.evaluator.process(self.model_inference(input), label)
+            self.tested += batch.get("impath", ())
         results = self.evaluator.evaluate()
         for name, value in results.items():
             self.write_scalar(f"{split}/{name}", value, self.epoch)

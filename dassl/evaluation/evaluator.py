@@ -11,6 +11,8 @@ from dassl.utils import UserError, save_tensors
 
 from .build import EVALUATOR_REGISTRY
 
+PREDICTIONS = ("path", "class", "predicted", "p_class", "p_predicted")  # columns of predictions.csv
+
 
 class EvaluatorBase:
     """Sees the outputs of a test set batch by batch, then tells the results.
@@ -34,6 +36,20 @@ class EvaluatorBase:
         """Return an OrderedDict {name: value}; the first is the one a model is chosen by."""
         raise NotImplementedError
 
+    def predictions(self, paths):
+        """Rows about each image, with these paths in the order of the batches, under a row of column names.
+
+        Nothing if an evaluator keeps no such thing.
+        """
+        return []
+
+
+def probabilities(scores):
+    """Scores (B, C) as probabilities: rows that are some already stay, logits pass a softmax."""
+    scores = scores.detach().float()
+    are_some = (scores >= 0).all() and (scores.sum(dim=1) - 1).abs().max() < 1e-3
+    return scores if are_some else scores.softmax(dim=1)
+
 
 @EVALUATOR_REGISTRY.register()
 class Classification(EvaluatorBase):
@@ -53,6 +69,7 @@ class Classification(EvaluatorBase):
         self._correct = self._total = 0
         self._y_true, self._y_pred = [], []
         self._per_class_res = defaultdict(list)  # {label: [1 for a hit, 0 for a miss]}
+        self._likely = []  # [probability of the label, that of the prediction]
 
     def process(self, mo, gt):
         """Add a batch of scores (B, C) and labels (B,)."""
@@ -64,6 +81,8 @@ class Classification(EvaluatorBase):
         self._y_pred.extend(predicted)
         for label, hit in zip(truth, hits, strict=True):
             self._per_class_res[label].append(hit)
+        both = torch.tensor([truth, predicted], device=mo.device).T
+        self._likely += probabilities(mo).gather(1, both).tolist()
 
     def evaluate(self):
         """Print the results and return them; `results` gets them too, with the accuracies by class.
@@ -105,6 +124,14 @@ class Classification(EvaluatorBase):
 
         self.results = {**results, "per_class_accuracy": per_class}
         return results
+
+    def predictions(self, paths):
+        """Path, class, predicted class, and the probabilities of both; nothing for batches whose paths are unknown."""
+        if not len(paths) == len(self._y_true) == len(self._likely):
+            return []
+        names = {label: self._unique_name(label) for label in {*self._y_true, *self._y_pred}}
+        rows = zip(paths, self._y_true, self._y_pred, self._likely, strict=True)
+        return [PREDICTIONS, *([path, names[a], names[b], f"{p:.6g}", f"{q:.6g}"] for path, a, b, (p, q) in rows)]
 
     def _name(self, label):
         return str(self._lab2cname.get(label, label))

@@ -1,6 +1,7 @@
 """Files that are whole or not there, and folders that belong to one run."""
 
 import contextlib
+import csv
 import fcntl
 import json
 import os
@@ -65,6 +66,12 @@ def write_json(obj, fpath):
     """Write JSON with indent 4, making the folder; a reader never sees half a file."""
     with replacing(fpath) as file:
         json.dump(obj, file, indent=4, ensure_ascii=False)
+
+
+def write_csv(rows, fpath):
+    """Write rows of values, making the folder; a reader never sees half a file."""
+    with replacing(fpath, newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 def copy_file(source, target):

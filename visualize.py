@@ -1,0 +1,254 @@
+"""What a trained SOT-GLP looks at: ``python visualize.py RUN_FOLDER [images ...]``.
+
+Draws a figure for each image. A row is a class: the predicted one, the true one (of the test set's images), the
+runner-up. Its columns: the mean cosine of each patch with the class's local prompts, and around the support; the
+partition of the support, where a patch has the colour of the prompt with its largest share and a bar as long as that
+share; each prompt's share of each patch. A last figure, summary.png, is about all images and their predicted classes:
+the entropy of how a patch is shared out, and the overlap of two prompts, each for the transport plan and for prompts
+that each choose their own top K patches.
+"""
+
+import argparse
+import math
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+
+import train
+from dassl.utils import UserError, read_image
+from scripts.plots import OKABE_ITO
+from scripts.runs import load_trainer, read_config
+from sotglp.matching import own_support
+
+
+class Seen(NamedTuple):
+    """What the model makes of B images; P patches, C classes, N local prompts."""
+
+    pixels: torch.Tensor  # (B, 3, S, S) in 0..1, as the model sees them
+    probabilities: torch.Tensor  # (B, C)
+    cosines: torch.Tensor  # (B, P, C), means over a class's prompts
+    plan: torch.Tensor  # (B, C, P, N), 0 outside the support
+    own: torch.Tensor  # (B, C, P, N), as the plan, of prompts that take the same of each of their own top K patches
+
+
+def spread_out(support, values, n_patches):
+    """Values (..., K, N) of kept patches, a support (..., K) or (..., K, N), on all of them: (..., P, N)."""
+    support = support if support.dim() == values.dim() else support.unsqueeze(-1)
+    everywhere = values.new_zeros(*values.shape[:-2], n_patches, values.shape[-1])
+    return everywhere.scatter(-2, support.expand_as(values), values)
+
+
+def shares(plan):
+    """How each patch of a plan (..., P, N) is divided among the prompts: rows sum to 1, those not kept are NaN."""
+    return plan / plan.sum(dim=-1, keepdim=True)
+
+
+def partition(plan):
+    """The prompt with the largest share of each patch of a plan (..., P, N), -1 if it is not kept, and that share."""
+    share, prompt = shares(plan).max(dim=-1)
+    return prompt.masked_fill(share.isnan(), -1), share
+
+
+def entropy(plan):
+    """Entropy of each kept patch's shares of a plan (..., P, N), over log N: 0 is one prompt's, 1 evenly shared."""
+    kept = shares(plan)[plan.sum(dim=-1) > 0]
+    return torch.special.entr(kept).sum(dim=-1) / math.log(max(kept.shape[-1], 2))
+
+
+def overlap(plan):
+    """How much two prompts share patches (..., N, N): the mass that both lay on the same patches, each having 1."""
+    mass = plan / plan.sum(dim=-2, keepdim=True)
+    return torch.minimum(mass.unsqueeze(-1), mass.unsqueeze(-2)).sum(dim=-3)
+
+
+def load_run(folder):
+    """The trainer of a finished run, with the weights of its results. Raises ValueError if it has no local prompts."""
+    cfg = read_config(folder)
+    if cfg.TRAINER.NAME != "SOTGLP" or not cfg.TRAINER.SOTGLP.N_LOCAL:
+        raise UserError(
+            f"{folder} is a run of {cfg.TRAINER.NAME} without local prompts of each class: give one of SOTGLP that has "
+            "some (TRAINER.SOTGLP.N_LOCAL from 1)"
+        )
+    return load_trainer(folder, cfg, None if cfg.TEST.FINAL_MODEL == "best_val" else cfg.OPTIM.MAX_EPOCH)
+
+
+@torch.no_grad()
+def look(trainer, images):
+    """Images (B, 3, S, S), as the test's transform makes them -> Seen."""
+    model, cfg = trainer.model, trainer.cfg.INPUT
+    text = model.encode_text()
+    features = model.features(images.to(trainer.device))
+    match = model.match(features, text)
+    patches = model.to_joint(features[1], model.projection)
+    own = own_support(patches, text[1], model.topk)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (cfg.PIXEL_MEAN, cfg.PIXEL_STD))
+    pixels = images * std + mean if "normalize" in cfg.TRANSFORMS else images
+    n_patches = match.s.shape[1]
+    evenly = torch.ones_like(match.plan) / match.plan[0, 0].numel()
+    return Seen(
+        pixels.clamp(0, 1),
+        trainer.scores(match).cpu(),
+        match.s.cpu(),
+        spread_out(match.support, match.plan, n_patches).cpu(),
+        spread_out(own, evenly, n_patches).cpu(),
+    )
+
+
+def rows_of(probabilities, truth):
+    """{label: what it is called}: the predicted class, the true one (None: not known), the runner-up."""
+    first, second = probabilities.topk(2).indices.tolist()
+    roles = {first: ["predicted"]}
+    if truth is not None:
+        roles.setdefault(truth, []).append("true")
+    roles.setdefault(second, []).append("runner-up")
+    return {label: " and ".join(names) for label, names in roles.items()}
+
+
+def colours(n_prompts):
+    """Of prompts; those of more than seven come again."""
+    return [OKABE_ITO[n % len(OKABE_ITO)] for n in range(n_prompts)]
+
+
+def draw_image(seen, i, truth, names, path):
+    """The figure of image i: truth is its label or None; names are those of the classes."""
+    roles = rows_of(seen.probabilities[i], truth)
+    side, n_prompts = math.isqrt(seen.cosines.shape[1]), seen.plan.shape[-1]
+    columns = 3 + n_prompts
+    figure = Figure(figsize=(2.05 * columns + 0.9, 2.15 * len(roles) + 0.9))
+    axes = figure.subplots(len(roles), columns, squeeze=False)
+    figure.subplots_adjust(left=0.03, right=0.93, top=1 - 0.62 / figure.get_figheight(), bottom=0.1, wspace=0.06)
+    picture, extent = seen.pixels[i].permute(1, 2, 0).numpy(), (0, side, side, 0)
+    labels = list(roles)
+    cosines = seen.cosines[i][:, labels]
+    plan = seen.plan[i, labels]
+    largest = shares(plan).nan_to_num().max().item()
+    for line, (label, role) in enumerate(roles.items()):
+        row = axes[line]
+        for axis in row:
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+            axis.imshow(picture, extent=extent, interpolation="nearest")
+        row[0].set_ylabel(f"{role}:\n“{names[label]}”, {seen.probabilities[i, label]:.0%}", fontsize=10)
+        limits = {"vmin": cosines.min(), "vmax": cosines.max()}
+        heat = row[1].imshow(cosines[:, line].view(side, side), extent=extent, cmap="cividis", **limits, alpha=0.9)
+        prompt, sure = partition(plan[line])
+        fade(row[2], (prompt >= 0).view(side, side))
+        for place in (prompt >= 0).nonzero().flatten().tolist():
+            y, x = divmod(place, side)
+            frame = {"fill": False, "edgecolor": "white", "linewidth": 1.2}
+            row[1].add_patch(Rectangle((x, y), 1, 1, **frame))
+            colour = colours(n_prompts)[prompt[place]]
+            row[2].add_patch(Rectangle((x, y), 1, 1, facecolor=colour, alpha=0.75, edgecolor="none"))
+            row[2].add_patch(Rectangle((x + 0.1, y + 0.72), 0.8, 0.18, color="white", alpha=0.45, linewidth=0))
+            row[2].add_patch(Rectangle((x + 0.1, y + 0.72), 0.8 * sure[place], 0.18, color="black", linewidth=0))
+            row[2].add_patch(Rectangle((x, y), 1, 1, **frame))
+        for n in range(n_prompts):
+            fade(row[3 + n], (prompt >= 0).view(side, side))
+            share = shares(plan[line])[:, n].view(side, side)
+            row[3 + n].imshow(share, extent=extent, cmap="viridis", vmin=0, vmax=largest, alpha=0.95)
+    titles = ["picture", "mean cosine\n(frames: the support)", "partition among\nthe local prompts"]
+    titles += [f"share of\nlocal prompt {n + 1}" for n in range(n_prompts)]
+    for axis, title, colour in zip(axes[0], titles, ["black"] * 3 + colours(n_prompts), strict=True):
+        axis.set_title(title, fontsize=10, color=colour)
+    bottom = axes[-1][1].get_position()
+    bar = figure.add_axes((bottom.x0, bottom.y0 - 0.03, bottom.width, 0.015))
+    figure.colorbar(heat, cax=bar, orientation="horizontal", format="{x:.2g}").ax.tick_params(labelsize=8)
+    bar.locator_params(nbins=4)
+    keys = [Patch(color=colour, label=str(n + 1)) for n, colour in enumerate(colours(n_prompts))]
+    axes[-1][2].legend(
+        handles=keys, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=min(n_prompts, 4), fontsize=8, frameon=False,
+        handlelength=1, columnspacing=1,
+    )  # fmt: skip
+    last = axes[-1][-1].get_position()
+    bar = figure.add_axes((last.x1 + 0.01, last.y0, 0.008, axes[0][-1].get_position().y1 - last.y0))
+    scale = ScalarMappable(cmap="viridis")
+    scale.set_clim(0, largest)
+    figure.colorbar(scale, cax=bar, format="{x:.0%}").set_label("share of the patch", fontsize=9)
+    figure.savefig(path, dpi=110)
+
+
+def fade(axis, kept):
+    """Cover what is not kept of (side, side) patches with white."""
+    axis.imshow(~kept, extent=(0, kept.shape[1], kept.shape[0], 0), cmap=ListedColormap(["#ffffff00", "#ffffffb0"]))
+
+
+def draw_summary(seen, path):
+    """Entropy and overlap of the predicted classes of all images, with transport and with each prompt's own top K."""
+    every = torch.arange(len(seen.pixels)), seen.probabilities.argmax(dim=1)
+    plans = {"transport": seen.plan[every], "own top K": seen.own[every]}
+    figure = Figure(figsize=(12, 3.9), layout="constrained")
+    left, *right = figure.subplots(1, 3, width_ratios=[1.4, 1, 1])
+    values = [entropy(plan).numpy() for plan in plans.values()]
+    weights = [[100 / len(value)] * len(value) for value in values]
+    left.hist(values, bins=20, range=(0, 1), weights=weights, color=OKABE_ITO[:2], label=list(plans))
+    left.set(
+        xlabel="entropy of a patch's shares / log N\n(0: one prompt's, 1: evenly shared)", ylabel="% of the patches"
+    )
+    left.set_title("How a kept patch is shared out", fontsize=11)
+    left.legend(frameon=False)
+    left.spines[["top", "right"]].set_visible(False)
+    for axis, (name, plan) in zip(right, plans.items(), strict=True):
+        mean = overlap(plan).mean(dim=0)
+        shown = axis.imshow(mean, vmin=0, vmax=1, cmap="cividis")
+        prompts = range(len(mean))
+        for a in prompts if len(mean) <= 8 else ():
+            for b in prompts:
+                axis.text(b, a, f"{mean[a, b]:.2f}", ha="center", va="center", color="wk"[int(mean[a, b] > 0.5)])
+        axis.set_xticks(prompts, [str(n + 1) for n in prompts])
+        axis.set_yticks(prompts, [str(n + 1) for n in prompts])
+        apart = mean[~torch.eye(len(mean), dtype=torch.bool)].mean() if len(mean) > 1 else 1.0
+        axis.set_title(f"Overlap of prompts, {name}:\n{apart:.2f} between different ones", fontsize=11)
+    figure.colorbar(shown, ax=right, shrink=0.85, label="overlap (1: the same patches)")
+    figure.suptitle(f"{len(seen.pixels)} images, their predicted classes", fontsize=12)
+    figure.savefig(path, dpi=110)
+
+
+def parse_args(argv):
+    parser = train.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="output folder of a finished run of SOTGLP")
+    parser.add_argument("images", nargs="*", help="pictures; by default some of the test set, evenly spaced")
+    parser.add_argument("--number", type=int, default=6, help="of the test set's images (6)")
+    parser.add_argument("--out", type=Path, help="folder of the figures; by default prompts/ in the run's folder")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    args = parser.parse_args(argv)
+    if args.number < 1:
+        raise UserError(f"--number must be 1 or more, got {args.number}")
+    return args
+
+
+def main(argv=None):
+    """Run the script; return its exit code: 0, or 2 for a mistake of the user."""
+    try:
+        args = parse_args(argv)
+        trainer = load_run(args.run)
+        test = trainer.dm.dataset.test
+        paths = args.images or [test[i * len(test) // args.number].impath for i in range(min(args.number, len(test)))]
+        transform = trainer.test_loader.dataset.transform
+        images = torch.stack([transform(read_image(path)) for path in paths])
+        out = args.out or args.run / "prompts"
+        out.mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    labels = {Path(item.impath).resolve(): item.label for item in test}
+    seen = look(trainer, images)
+    for i, path in enumerate(paths):
+        truth = labels.get(Path(path).resolve())
+        target = out / f"{i + 1:02d}_{Path(path).stem}.png"
+        draw_image(seen, i, truth, trainer.lab2cname, target)
+        if not args.quiet:
+            print(f"{path}: predicted {trainer.lab2cname[seen.probabilities[i].argmax().item()]!r}; {target}")
+    draw_summary(seen, out / "summary.png")
+    if not args.quiet:
+        print(f"Of all of them: {out / 'summary.png'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
