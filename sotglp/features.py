@@ -23,7 +23,8 @@ class EncodedImages:
 
     Iterating gives {"features": (class tokens (b, W), patch tokens (b, P, W) or None), "label": (b,), "impath": paths},
     in the order of the loader's data source, whose images are encoded now unless a run did so before with the same
-    weights, pixels and file list. Each stream of patch tokens is a file of its own; the class tokens are the same for all.
+    weights, pixels and file list. Each stream of patch tokens is a file of its own; the class tokens are the same for
+    all.
 
     loader: of a test set, whose batches have img and index. model: a PromptedCLIP with frozen images. folder: of all
     such files. half: whether float16 is enough, as it is where autocast rounds features before they meet anything.
