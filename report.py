@@ -28,7 +28,7 @@ import train
 from dassl.config import read_flat
 from dassl.utils import UserError, read_image, replacing
 from scripts import plots, table
-from scripts.run import shots_text, unique
+from scripts.run import read_methods, shots_text, unique
 
 TEMPLATE = Path(__file__).parent / "scripts" / "report.html"
 OF_A_RUN = ("SEED", "OUTPUT_DIR", "RESUME", "DATASET.NAME", "DATASET.NUM_SHOTS", "INPUT.FEATURE_")
@@ -50,10 +50,11 @@ def find_groups(folder):
     if not comparisons:
         raise UserError(f"no finished run (seed*/results.json) below {folder}: run scripts/compare.sh first")
     groups, folders = [], {}
+    order = {method: i for i, method in enumerate(read_methods().values())}
     for places in comparisons.values():
         found = table.read_groups(places)
         folders.update({id(group): place for group, place in zip(found, places, strict=False)})
-        groups.append(found)
+        groups.append(sorted(found, key=lambda group: order.get(group.method, len(order))))
     return groups, folders
 
 
@@ -89,7 +90,8 @@ def make_table(caption, headers, rows):
         lines.append("".join(f'<td data-value="{text(value)}">{text(shown)}</td>' for value, shown in values))
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     caption = f"<caption>{text(caption)}</caption>"
-    return f'<div class="scroll" tabindex="0"><table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    whole = f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="scroll" tabindex="0">{whole}</div>'
 
 
 def tables(groups):
@@ -141,7 +143,7 @@ def curves(groups, folders):
                         axis.plot(steps, values, color=look[group.method]["color"], label=group.method.name)
         if not any(axis.lines for axis in axes.values()):
             continue
-        for (tag, axis), label in zip(axes.items(), ("loss", "accuracy of the batch in %"), strict=True):
+        for axis, label in zip(axes.values(), ("loss", "accuracy of the batch in %"), strict=True):
             axis.set(xlabel="step", title=label)
             axis.spines[["top", "right"]].set_visible(False)
         axes["train/acc"].legend(fontsize=8, frameon=False)

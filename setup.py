@@ -36,7 +36,7 @@ setup(
         "tensorboard",
     ],
     extras_require={
-        "test": ["pytest", "POT", "scipy", *EXPORT],
+        "test": ["pytest", "POT", "scipy", "playwright", *EXPORT],
         "export": EXPORT,
         "embedded": ["resvg-py"],  # to remake the embedded benchmark
     },

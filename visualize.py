@@ -135,8 +135,10 @@ def draw_image(seen, i, truth, names, path):
             axis.spines[:].set_visible(False)
             axis.imshow(picture, extent=extent, interpolation="nearest")
         row[0].set_ylabel(f"{role}:\n“{names[label]}”, {seen.probabilities[i, label]:.0%}", fontsize=10)
-        limits = {"vmin": cosines.min(), "vmax": cosines.max()}
-        heat = row[1].imshow(cosines[:, line].view(side, side), extent=extent, cmap="cividis", **limits, alpha=0.9)
+        limits = {"vmin": cosines.min().item(), "vmax": cosines.max().item()}
+        heat = row[1].imshow(
+            cosines[:, line].view(side, side).numpy(), extent=extent, cmap="cividis", **limits, alpha=0.9
+        )
         prompt, sure = partition(plan[line])
         fade(row[2], (prompt >= 0).view(side, side))
         for place in (prompt >= 0).nonzero().flatten().tolist():
@@ -150,7 +152,7 @@ def draw_image(seen, i, truth, names, path):
             row[2].add_patch(Rectangle((x, y), 1, 1, **frame))
         for n in range(n_prompts):
             fade(row[3 + n], (prompt >= 0).view(side, side))
-            share = shares(plan[line])[:, n].view(side, side)
+            share = shares(plan[line])[:, n].view(side, side).numpy()
             row[3 + n].imshow(share, extent=extent, cmap="viridis", vmin=0, vmax=largest, alpha=0.95)
     titles = ["picture", "mean cosine\n(frames: the support)", "partition among\nthe local prompts"]
     titles += [f"share of\nlocal prompt {n + 1}" for n in range(n_prompts)]
@@ -175,7 +177,9 @@ def draw_image(seen, i, truth, names, path):
 
 def fade(axis, kept):
     """Cover what is not kept of (side, side) patches with white."""
-    axis.imshow(~kept, extent=(0, kept.shape[1], kept.shape[0], 0), cmap=ListedColormap(["#ffffff00", "#ffffffb0"]))
+    axis.imshow(
+        (~kept).numpy(), extent=(0, kept.shape[1], kept.shape[0], 0), cmap=ListedColormap(["#ffffff00", "#ffffffb0"])
+    )
 
 
 def draw_summary(seen, path):
@@ -195,7 +199,7 @@ def draw_summary(seen, path):
     left.spines[["top", "right"]].set_visible(False)
     for axis, (name, plan) in zip(right, plans.items(), strict=True):
         mean = overlap(plan).mean(dim=0)
-        shown = axis.imshow(mean, vmin=0, vmax=1, cmap="cividis")
+        shown = axis.imshow(mean.numpy(), vmin=0, vmax=1, cmap="cividis")
         prompts = range(len(mean))
         for a in prompts if len(mean) <= 8 else ():
             for b in prompts:
