@@ -22,9 +22,11 @@ from matplotlib.patches import Patch, Rectangle
 
 import train
 from dassl.utils import UserError, read_image
-from scripts.plots import OKABE_ITO
+from scripts.plots import OKABE_ITO, save
 from scripts.runs import load_trainer, read_config
 from sotglp.matching import own_support
+
+FADED = ListedColormap(["#ffffff00", "#ffffffb0"])  # what is kept, and what is not
 
 
 class Seen(NamedTuple):
@@ -172,14 +174,12 @@ def draw_image(seen, i, truth, names, path):
     scale = ScalarMappable(cmap="viridis")
     scale.set_clim(0, largest)
     figure.colorbar(scale, cax=bar, format="{x:.0%}").set_label("share of the patch", fontsize=9)
-    figure.savefig(path, dpi=110)
+    save(figure, path)
 
 
 def fade(axis, kept):
     """Cover what is not kept of (side, side) patches with white."""
-    axis.imshow(
-        (~kept).numpy(), extent=(0, kept.shape[1], kept.shape[0], 0), cmap=ListedColormap(["#ffffff00", "#ffffffb0"])
-    )
+    axis.imshow((~kept).numpy(), extent=(0, kept.shape[1], kept.shape[0], 0), cmap=FADED)
 
 
 def draw_summary(seen, path):
@@ -210,7 +210,7 @@ def draw_summary(seen, path):
         axis.set_title(f"Overlap of prompts, {name}:\n{apart:.2f} between different ones", fontsize=11)
     figure.colorbar(shown, ax=right, shrink=0.85, label="overlap (1: the same patches)")
     figure.suptitle(f"{len(seen.pixels)} images, their predicted classes", fontsize=12)
-    figure.savefig(path, dpi=110)
+    save(figure, path)
 
 
 def parse_args(argv):
