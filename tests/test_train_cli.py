@@ -59,6 +59,7 @@ def test_training_writes_its_files(arguments, tmp_path, capsys):
         "config.yaml",
         "linear",
         "log.txt",
+        "predictions.csv",
         "results.json",
         "tensorboard",
     ]
