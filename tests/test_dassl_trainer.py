@@ -264,10 +264,20 @@ def test_what_is_left_out_says_so():
         from dassl.engine import TrainerXU  # noqa: F401
 
 
-def test_one_gpu_is_shown_unless_the_user_says_which(tmp_path):
-    for given, expected in ((None, "0"), ("2,3", "2,3"), ("", "")):
-        environment = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
-        environment |= {} if given is None else {"CUDA_VISIBLE_DEVICES": given}
-        code = "import os, dassl; print(os.environ['CUDA_VISIBLE_DEVICES'])"
+def test_one_gpu_is_shown_unless_the_user_says_which():
+    """Of several processes each sees one, of those that are given."""
+    shown = {
+        (None, None): "0",
+        ("2,3", None): "2,3",
+        ("", None): "",
+        (None, "1"): "1",
+        ("2,3", "1"): "3",
+        ("", "1"): "",
+    }
+    for (given, rank), expected in shown.items():
+        names = {"CUDA_VISIBLE_DEVICES": given, "LOCAL_RANK": rank}
+        environment = {k: v for k, v in os.environ.items() if k not in names}
+        environment |= {name: value for name, value in names.items() if value is not None}
+        code = "import os, runpy; runpy.run_path('dassl/__init__.py'); print(os.environ['CUDA_VISIBLE_DEVICES'])"
         shown = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
         assert shown.stdout == f"{expected}\n", shown.stderr

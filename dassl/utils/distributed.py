@@ -10,12 +10,12 @@ from torch import distributed
 
 def world_size():
     """How many processes torchrun has started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+    return int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else 1
 
 
 def is_main():
     """Whether this is the process that writes."""
-    return int(os.environ.get("RANK", 0)) == 0
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextlib.contextmanager
@@ -24,7 +24,7 @@ def process_group():
     if world_size() == 1:
         yield
         return
-    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(sys.stdout if is_main() else nowhere):
         try:
             yield
