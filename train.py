@@ -17,6 +17,7 @@ import yaml
 import datasets  # noqa: F401 (registers the readers)
 import trainers  # noqa: F401 (registers the trainers)
 from dassl.config import flatten, get_cfg_default, merge_file, merge_pairs, read_flat
+from dassl.config.checks import check_values
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import (
@@ -98,6 +99,7 @@ def setup_cfg(args):
     if len(args.opts) % 2:
         raise UserError(f"options after the flags come in KEY VALUE pairs, got {' '.join(args.opts)}")
     merge_pairs(cfg, dict(zip(args.opts[::2], args.opts[1::2], strict=True)), args.allow_new_keys)
+    check_values(cfg)
     cfg.freeze()
     return cfg
 
