@@ -12,6 +12,9 @@ from .defaults import _C
 __all__ = ["clean_cfg", "flatten", "get_cfg_default", "merge_file", "merge_pairs", "read_flat"]
 
 
+ALIASES = 16  # of a YAML file: a few more can stand for more values than any memory holds
+
+
 def get_cfg_default():
     """Return a fresh copy of the defaults."""
     return _C.clone()
@@ -77,8 +80,11 @@ def read_flat(fpath):
         raise FileNotFoundError(f"no config file at {fpath}")
     try:
         with open(fpath, encoding="utf-8") as file:
-            tree = yaml.safe_load(file) or {}
-    except yaml.YAMLError as error:
+            text = file.read()
+        if sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)) > ALIASES:
+            raise UserError(f"{fpath} refers to itself more than {ALIASES} times: write the values out")
+        tree = yaml.safe_load(text) or {}
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{fpath} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise UserError(f"{fpath} must hold config keys and values, got {type(tree).__name__}")
