@@ -101,8 +101,10 @@ class CLIPTrainer(TrainerX):
     def step(self, losses):
         """One step of the optimizer down the sum of the losses."""
         loss = sum(losses.values())
-        self.detect_anomaly(loss)
-        self.precision.backward_and_step(loss, self.optim)
+        if not loss.isfinite():
+            terms = [name for name, term in losses.items() if not term.isfinite()]
+            self.detect_anomaly(loss, f"Loss ({', '.join(terms) or 'the sum'})")
+        self.precision.backward_and_step(loss, self.optim, self.detect_anomaly)
 
     def before_train(self):
         super().before_train()
@@ -203,7 +205,7 @@ class CLIPTrainer(TrainerX):
     def test(self, split=None):
         """Accuracy of the prediction; those of its branches alone are printed and join the results."""
         self.predicted.clear()
-        self.results = {}
+        self.results = {"skipped_steps": self.precision.skipped} if self.precision.skipped else {}
         self.set_model_mode("eval")
         with self.precision.autocast():
             self.text = self.model.encode_text()  # once for all images

@@ -181,11 +181,11 @@ class TrainerBase:
         optim = self._optims[self.get_model_names(names)[0]]
         return 0.0 if optim is None else optim.param_groups[0]["lr"]
 
-    def detect_anomaly(self, loss):
-        """Raise FloatingPointError, naming epoch and batch, unless the loss is finite."""
+    def detect_anomaly(self, loss, what="Loss"):
+        """Raise FloatingPointError, naming epoch and batch, unless the loss, or what else it is, is finite."""
         if not torch.isfinite(loss).all():
             raise FloatingPointError(
-                f"Loss is infinite or NaN at epoch {self.epoch + 1}, batch {self.batch_idx + 1}: "
+                f"{what} is infinite or NaN at epoch {self.epoch + 1}, batch {self.batch_idx + 1}: "
                 "a lower OPTIM.LR or full precision may help"
             )
 
