@@ -5,6 +5,8 @@ from pathlib import Path
 
 from setuptools import setup
 
+EXPORT = ["onnx", "onnxscript", "onnxruntime"]
+
 here = Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (here / "sotglp" / "__init__.py").read_text()).group(1)
 
@@ -34,7 +36,8 @@ setup(
         "tensorboard",
     ],
     extras_require={
-        "test": ["pytest", "POT", "scipy"],
+        "test": ["pytest", "POT", "scipy", *EXPORT],
+        "export": EXPORT,
         "embedded": ["resvg-py"],  # to remake the embedded benchmark
     },
 )

@@ -16,8 +16,7 @@ import yaml
 
 import datasets  # noqa: F401 (registers the readers)
 import trainers  # noqa: F401 (registers the trainers)
-from dassl.config import flatten, get_cfg_default, merge_file, merge_pairs, read_flat
-from dassl.config.checks import check_values
+from dassl.config import check_ranges, check_values, flatten, get_cfg_default, merge_file, merge_pairs, read_flat
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import (
@@ -99,9 +98,18 @@ def setup_cfg(args):
     if len(args.opts) % 2:
         raise UserError(f"options after the flags come in KEY VALUE pairs, got {' '.join(args.opts)}")
     merge_pairs(cfg, dict(zip(args.opts[::2], args.opts[1::2], strict=True)), args.allow_new_keys)
-    check_values(cfg)
     cfg.freeze()
+    check_values(cfg)
+    check_ranges(cfg, method_ranges(cfg))
     return cfg
+
+
+def method_ranges(cfg):
+    """{key: interval} of the numbers in the trainer's node, where its class tells them: RANGES, of the keys of NODE."""
+    known = cfg.TRAINER.NAME in TRAINER_REGISTRY.registered_names()
+    trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME) if known else None  # what is unknown is told when it is built
+    name, ranges = getattr(trainer, "NODE", None), getattr(trainer, "RANGES", {})
+    return {f"TRAINER.{name}.{key}": interval for key, interval in ranges.items() if key in cfg.TRAINER.get(name, {})}
 
 
 def has_checkpoint(directory):

@@ -1,4 +1,7 @@
-"""What this machine and checkout have, on one screen: python -m dassl.doctor [--root data]"""
+"""What this machine and checkout have, on one screen: python -m dassl.doctor [--root data]
+
+Exit code: 0 even if it names problems; 2 for a wrong argument.
+"""
 
 import argparse
 import importlib
@@ -83,7 +86,7 @@ def find_problems():
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", default="data", help="folder of the data sets")
     root = parser.parse_args(argv).root
     problems = find_problems()

@@ -1,6 +1,7 @@
 """What there is of each data set, and what to do next: python -m datasets.check [NAME ...] --root DATA [--deep]
 
-Exit code 1 if something is amiss: a data set that is there is incomplete or damaged, or one that was named is missing.
+Exit code: 0 all is well, 2 a mistake of the user, 130 interrupted, 1 something is amiss: a data set that is there is
+incomplete or damaged, or one that was named is missing.
 """
 
 import argparse
@@ -93,7 +94,7 @@ def find_unreadable(finding):
 
     paths = sorted({item.impath for items in finding.splits.values() for item in items})
     with ThreadPool() as pool:  # threads: PIL decodes without holding the interpreter's lock
-        results = tqdm(pool.imap(problem, paths, chunksize=16), total=len(paths), desc=finding.name)
+        results = tqdm(pool.imap(problem, paths, chunksize=16), total=len(paths), desc=finding.name, disable=None)
         return [line for line in results if line]
 
 

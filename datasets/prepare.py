@@ -1,7 +1,7 @@
 """Download a data set and arrange it as its reader expects: python -m datasets.prepare NAME [NAME ...] --root DATA
 
 What torchvision's own classes download is moved into place; for the rest, the steps to take by hand are printed.
-Exit code 2 if a download fails.
+Exit code: 0 done, 2 a mistake of the user or a download that fails, 130 interrupted.
 """
 
 import argparse

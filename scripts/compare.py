@@ -13,6 +13,8 @@ A file for --methods is like configs/comparisons/methods.yaml, which says what i
 Finished runs are skipped and interrupted ones continued. In the end there are tables (terminal, Markdown, CSV,
 LaTeX), pictures of them, and a figure of what the local prompts of SOT-GLP share out. The environment's settings are
 those of scripts/run.py, and JOBS, the number of runs at a time: 1 on a GPU, else one per core, 4 at most.
+
+Exit code: 0 done, 2 a mistake of the user, 130 interrupted, 143 terminated, 1 a run failed.
 """
 
 import argparse
@@ -34,9 +36,9 @@ from scripts.run import METHODS, check_name, make_runs, read_methods, read_yaml,
 KEYS = ("datasets", "shots", "seeds", "methods", "options")
 
 
-def parse(argv):
+def parse(argv, description=__doc__):
     """Arguments -> (runs, folder of the tables, whether published figures are wanted). Raises ValueError."""
-    parser = make_parser(__doc__)
+    parser = make_parser(description)
     parser.add_argument("--published", action="store_true", help="set published figures beside ours")
     args = parse_flags(parser, argv)
     what, *options = args.what or [""]

@@ -2,6 +2,8 @@
 
 Draws the picture, the support of the predicted class, and each local prompt's share of the transport plan.
 Without IMAGE it takes one of the test set.
+
+Exit code: 0 done, 2 a mistake of the user, 130 interrupted, 1 something failed.
 """
 
 import argparse
@@ -63,7 +65,7 @@ def draw(picture, label, support, share, side, path):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="output folder of a finished run of SOTGLP")
     parser.add_argument("image", nargs="?", help="a picture; by default the first of the test set")
     parser.add_argument("--out", type=Path, help="the figure; by default prompts.png in the run's folder")

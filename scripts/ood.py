@@ -7,6 +7,8 @@ ones, the positive class.
 
 MCM, L-MCM and GL-MCM: arXiv 2211.13445, 2304.04521. A method that reads no patches gets those of GL-MCM, the last
 block's values. A score that a method does not have leaves an empty cell.
+
+Exit code: 0 done, 2 a mistake of the user, 130 interrupted, 1 something failed.
 """
 
 import argparse

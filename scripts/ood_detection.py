@@ -4,6 +4,8 @@ Arguments, methods and settings are those of scripts/compare.py, whose runs are 
 trained where not. Then scripts/ood.py scores each of them against the data set's own OOD sets; what it has scored is
 not scored again. In the end there are two tables (terminal, Markdown, LaTeX) of means over the OOD sets: AUROC and
 FPR95 in percent, whose convention stands in dassl/metrics/ood.py. table.csv has a row for each set as well.
+
+Exit code: 0 done, 2 a mistake of the user, 130 interrupted, 143 terminated, 1 a run failed.
 """
 
 import json
@@ -71,7 +73,7 @@ def report(detections, out):
 def main(argv=None):
     """Run the protocol; return the exit code as scripts/compare.py does."""
     try:
-        runs, out, _ = compare.parse(sys.argv[1:] if argv is None else argv)
+        runs, out, _ = compare.parse(sys.argv[1:] if argv is None else argv, __doc__)
         compare.configurations(runs)
         jobs, threads = compare.jobs_and_threads()
     except ValueError as error:

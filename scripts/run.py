@@ -11,6 +11,8 @@ FEATURES  folder of the encoded test images, which runs share (OUTPUT/features);
 VARIANT   name of the results' folder, for runs with options of your own (the method's)
 PYTHON    the interpreter (python)
 
+Exit code: 0 done, 2 a mistake of the user, 130 interrupted, 143 terminated, 1 a run failed.
+
 Here, and nowhere else, stand what train.py is started with and where its results lie.
 """
 
@@ -286,6 +288,9 @@ def unique(values):
 
 def main(argv=None):
     arguments = sys.argv[1:] if argv is None else argv
+    if arguments[:1] in (["-h"], ["--help"]):
+        print(__doc__.strip())
+        return 0
     try:
         if len(arguments) < 3 or not arguments[2].isdigit():
             known = "; ".join(names("datasets"))

@@ -3,6 +3,8 @@
 A GROUP is a folder with one sub-folder a seed, each with a results.json. For each number of shots there is a table
 of means and standard deviations over the seeds, with the best mean of each column in bold; it is printed, and
 written as table.md and table.tex. table.csv has a row for each method, data set and number of shots.
+
+Exit code: 0 done, 2 a mistake of the user, 130 interrupted, 1 something failed.
 """
 
 import argparse
@@ -333,7 +335,7 @@ def write(groups, out, with_published=False):
 def main(argv=None):
     from scripts import plots  # which imports this module
 
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("groups", nargs="+", type=Path, metavar="GROUP", help="folder of runs, one sub-folder a seed")
     parser.add_argument("--out", type=Path, required=True, help="folder for the files")
     parser.add_argument("--published", action="store_true", help="set published figures beside ours")

@@ -12,6 +12,8 @@ same data is the training of cross_dataset and of domain_generalization on image
 
 In the end there is a table (terminal, Markdown, LaTeX, CSV), and for several DATASETS one of their averages. A method
 that learned prompts of each class is tested only where the classes are those of its training.
+
+Exit code: 0 done, 2 a mistake of the user, 130 interrupted, 143 terminated, 1 a run failed.
 """
 
 import sys

@@ -22,6 +22,7 @@ __all__ = [
     "gl_mcm",
     "kept_prompts",
     "l_mcm",
+    "load",
     "load_clip",
     "max_logit",
     "mcm",
@@ -30,3 +31,12 @@ __all__ = [
     "sotglp_loss",
     "transport_plan",
 ]
+
+
+def load(run, classnames=None):
+    """The predictor of a trained run's folder: ``sotglp.predictor.load``, which needs the toolbox of the checkout."""
+    try:
+        from sotglp.predictor import load
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{error}: sotglp.load needs the checkout, put its folder on PYTHONPATH") from error
+    return load(run, classnames)

@@ -120,7 +120,7 @@ class ImageTower(nn.Module):
             size = (self.image_size, self.image_size)
             raise ValueError(f"images are {tuple(images.shape[-2:])} pixels, but this CLIP takes {size}")
         patches = self.conv1(images).flatten(2).transpose(1, 2)
-        class_token = self.class_embedding.expand(len(images), 1, -1)
+        class_token = self.class_embedding.expand(images.shape[0], 1, -1)  # len() would fix the number in an export
         return torch.cat([class_token, patches], dim=1) + self.positional_embedding
 
     def encode(self, tokens, streams=(), deep=None):

@@ -2,8 +2,9 @@
 
 The file holds a CLIP in OpenAI's format (``clip/*``), ``meta`` (JSON), images, targets and start values, and what a
 reference implementation made of them (the format of ``tests/data/sotglp_reference.npz``). Everything in it is
-computed again by the parts that training uses; a table lists the largest errors. Exit code 1 if one is too
-large, 2 if the file cannot be used.
+computed again by the parts that training uses; a table lists the largest errors.
+
+Exit code: 0 all agree, 1 an error is too large, 2 the file cannot be used.
 """
 
 import argparse
@@ -166,7 +167,7 @@ def train(model, file, meta, images, targets):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", help="reference numbers, .npz")
     path = parser.parse_args(argv).file
     try:

@@ -56,9 +56,12 @@ def on_support(patches, text, support):
 
 
 def pick(patches, text, support):
-    return similarities(patches, text).transpose(1, 2).take_along_dim(support, dim=2)
+    by_class = similarities(patches, text).transpose(1, 2)  # (B, C, P, N)
+    # Unlike take_along_dim, gather lets an exported graph take any number of images.
+    return by_class.gather(2, support.expand(-1, -1, -1, by_class.shape[-1]))
 
 
 def in_parts(text, patches):
     """Text features (C, N, D) split by class, so that the similarities (B, P, C, N) of a part are at most PART."""
-    return text.split(max(PART // (patches.shape[:2].numel() * text.shape[1]), 1))
+    size = max(PART // (patches.shape[0] * patches.shape[1] * text.shape[1]), 1)
+    return text.split(size) if size < len(text) else [text]

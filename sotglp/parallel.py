@@ -60,9 +60,8 @@ class _Gather(torch.autograd.Function):
 
 
 def average_gradients(parameters):
-    """Give each parameter the mean of its gradients in all processes."""
+    """Give each parameter, all of which have one, the mean of its gradients in all processes."""
     if size() > 1:
         for parameter in parameters:
-            if parameter.grad is not None:
-                distributed.all_reduce(parameter.grad)
-                parameter.grad /= size()
+            distributed.all_reduce(parameter.grad)
+            parameter.grad /= size()

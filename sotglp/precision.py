@@ -20,7 +20,7 @@ class MixedPrecision:
         if name not in PRECISIONS:
             raise ValueError(f"the precision (PREC) is {', '.join(PRECISIONS)}, not {name!r}")
         self.device_type = torch.device(device).type
-        self.skipped = 0  # steps, in this process
+        self.skipped = 0  # steps whose gradients overflowed
         self.enabled = name != "fp32" and self.device_type == "cuda"
         self.scaler = torch.amp.GradScaler(self.device_type, enabled=self.enabled)
         if name != "fp32" and not self.enabled:
@@ -29,21 +29,17 @@ class MixedPrecision:
     def autocast(self):
         return torch.autocast(self.device_type, torch.float16, enabled=self.enabled)
 
-    def backward_and_step(self, loss, optimizer, check):
-        """Gradients of ``loss``, then a step, which the scaler leaves out, and counts, where they overflowed.
-
-        check(largest, what): called in float32 with the largest gradient, before the step.
-        """
+    def backward(self, loss, optimizer):
+        """Gradients of ``loss``, and their norm; 1 where the scaler looks after what is not finite."""
         optimizer.zero_grad()
         with repeatable():
             self.scaler.scale(loss).backward()
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         parallel.average_gradients(parameters)
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        if not self.enabled:
-            check(torch.nn.utils.get_total_norm(gradients, float("inf")), "Gradient")
-            optimizer.step()
-            return
+        return torch.ones(()) if self.enabled else torch.nn.utils.get_total_norm([p.grad for p in parameters])
+
+    def step(self, optimizer):
+        """A step of the optimizer, which the scaler leaves out, and counts, where gradients overflowed."""
         scale = self.scaler.get_scale()
         self.scaler.step(optimizer)
         self.scaler.update()

@@ -32,10 +32,19 @@ class CLIPTrainer(TrainerX):
         losses(match, targets, text)    {name: term} of the loss, their sum; the cross-entropy of the scores by default
         scores(match)                   (B, C), of which the largest is predicted; the image's cosines by default
         branches(match)                 {name: scores} whose accuracies are told beside it
+        probabilities(match)            the softmax of these scores, unless they are probabilities already
     where `match` is what the model makes of a batch of images and `text`.
     """
 
     NODE = None
+    # Of the keys that the nodes have; the toolbox refuses others before it reads anything.
+    RANGES = {
+        **{key: "[0, inf)" for key in ("TOPK", "N_GLOBAL", "N_LOCAL", "W", "LAMBDA", "ALPHA", "BETA", "DECAY")},
+        **{key: "[1, inf)" for key in ("N", "N_CTX", "DEPTH", "RANK", "VIEWS")},
+        **{key: "[0, inf)" for key in ("BLOCK", "TEXT_WEIGHT", "IMAGE_WEIGHT")},
+        **{key: "(0, inf)" for key in ("EPS", "GPA_STD")},
+        **{"PROMPT_DROPOUT": "[0, 1]", "DROPOUT": "[0, 1)"},
+    }
     parallel = True  # several processes (torchrun) train as one
     splits = True  # and share out the work; else each does all of it
 
@@ -48,8 +57,15 @@ class CLIPTrainer(TrainerX):
         """Whether something is learned of each class, by default in contexts (C, M, T, W)."""
         return any(isinstance(part, Prompts) and part.context.dim() == 4 for part in self.model.learned.modules())
 
+    def settings_for_new_classes(self):
+        """{key of the node: value} with which what was learned serves other classes too; None if nothing does."""
+        return None if self.class_specific else {}
+
     def build_model(self):
         cfg = self.cfg
+        n_views = cfg.INPUT.get("CACHE_VIEWS", 0)
+        if n_views < 0 or (n_views and not cfg.INPUT.FEATURE_CACHE):
+            raise ValueError(f"INPUT.CACHE_VIEWS {n_views} needs a number from 0, and a folder INPUT.FEATURE_CACHE")
         parallel.split(self.splits)
         self.precision = MixedPrecision(self.node.PREC, self.device)
         self.scaler = self.precision.scaler  # the toolbox saves its state with the checkpoints
@@ -84,6 +100,11 @@ class CLIPTrainer(TrainerX):
     def branches(self, match):
         return {}
 
+    def probabilities(self, match):
+        """{"combined": (B, C), and those of each branch alone} of the classes."""
+        scores = {"combined": self.scores(match), **self.branches(match)}
+        return {name: values.float().softmax(dim=1) for name, values in scores.items()}
+
     def forward_backward(self, batch):
         images, targets = self.parse_batch_train(batch)[:2]
         with self.precision.autocast():
@@ -101,10 +122,9 @@ class CLIPTrainer(TrainerX):
     def step(self, losses):
         """One step of the optimizer down the sum of the losses."""
         loss = sum(losses.values())
-        if not loss.isfinite():
-            terms = [name for name, term in losses.items() if not term.isfinite()]
-            self.detect_anomaly(loss, f"Loss ({', '.join(terms) or 'the sum'})")
-        self.precision.backward_and_step(loss, self.optim, self.detect_anomaly)
+        self.detect_anomaly(loss, losses)
+        self.detect_anomaly(self.precision.backward(loss, self.optim), what="A gradient")
+        self.precision.step(self.optim)
 
     def before_train(self):
         super().before_train()
@@ -205,7 +225,7 @@ class CLIPTrainer(TrainerX):
     def test(self, split=None):
         """Accuracy of the prediction; those of its branches alone are printed and join the results."""
         self.predicted.clear()
-        self.results = {"skipped_steps": self.precision.skipped} if self.precision.skipped else {}
+        self.results = {}
         self.set_model_mode("eval")
         with self.precision.autocast():
             self.text = self.model.encode_text()  # once for all images
@@ -216,4 +236,6 @@ class CLIPTrainer(TrainerX):
             alone = 100.0 * sum(a == b for a, b in zip(predicted, truth, strict=True)) / len(truth)
             print(f"* {branch} branch alone: {alone:.2f}%")
             self.results[f"accuracy_{branch}"] = alone
+        if self.precision.skipped:
+            self.results["skipped_steps"] = self.precision.skipped
         return accuracy

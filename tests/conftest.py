@@ -5,6 +5,7 @@ The tests, and the processes that they start, run on the CPU; those of a GPU tak
 
 import os
 import os.path as osp
+import shutil
 import signal
 
 import numpy as np
@@ -18,6 +19,7 @@ from yacs.config import CfgNode
 from dassl.config import get_cfg_default, merge_pairs
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from dassl.engine import TRAINER_REGISTRY, TrainerX
+from dassl.evaluation.evaluator import Classification
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import listdir_nohidden, set_random_seed
@@ -162,3 +164,48 @@ def environment(tmp_path, monkeypatch):
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def trained_runs(tmp_path_factory):
+    """{trainer: (its run's folder, scores (n, C) of the test that ended the run, paths of the n test images)}.
+
+    Short runs on the embedded Fashion-MNIST. The runs have been moved since, and their data set deleted; the images are
+    copies. One more run, "calibrated", is SOTGLP's with OOD thresholds.
+    """
+    import sotglp
+    import train
+
+    root, made, moved = (tmp_path_factory.mktemp(name) for name in ("data", "made", "moved"))
+    images, runs, process = moved / "images", {}, Classification.process
+    for name, options in {
+        "SOTGLP": ["DATALOADER.TEST.BATCH_SIZE", "100", "OPTIM.LR", "0.2"],
+        "CoOp": ["TEST.FINAL_MODEL", "best_val"],
+        "TipAdapterF": [],
+    }.items():
+        batches = []
+
+        def keep(evaluator, scores, truth, batches=batches):
+            batches.append(scores)
+            process(evaluator, scores, truth)
+
+        arguments = [
+            *("--trainer", name, "--root", str(root), "--output-dir", str(made / name), "--seed", "1"),
+            *("--dataset-config-file", "configs/datasets/fashion_mnist.yaml"),
+            *("--config-file", "configs/backbones/small.yaml", "DATASET.NUM_SHOTS", "2", "OPTIM.MAX_EPOCH", "1"),
+            *("DATALOADER.NUM_WORKERS", "0", "INPUT.FEATURE_CACHE", str(made / "features")),
+        ]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Classification, "process", keep)
+            assert train.main([*arguments, *options]) == 0
+        if not images.exists():
+            shutil.copytree(root / "fashion_mnist" / "test", images)
+            shutil.copytree(made / name, moved / "calibrated")
+            sotglp.load(moved / "calibrated").calibrate()
+        shutil.move(made / name, moved / name)
+        runs[name] = [moved / name, torch.cat(batches)]
+    paths = sorted(images.iterdir())
+    shutil.rmtree(root)
+    shutil.rmtree(made)
+    runs = {name: (run, scores[-len(paths) :], paths) for name, (run, scores) in runs.items()}
+    return {**runs, "calibrated": (moved / "calibrated", *runs["SOTGLP"][1:])}

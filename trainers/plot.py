@@ -1,5 +1,7 @@
 """PLOT: several shared prompts, matched with all patches by optimal transport."""
 
+from functools import partial
+
 from yacs.config import CfgNode as CN
 
 from dassl.engine import TRAINER_REGISTRY
@@ -13,14 +15,14 @@ class TransportCLIP(PromptedCLIP):
 
     def __init__(self, clip, prompts, eps):
         super().__init__(clip, prompts, local="last")
-        self.eps = eps
-        transport_plan(prompts.context.new_zeros(1, 1), eps)  # refuses an impossible eps before the first images
+        self.plan = partial(transport_plan, eps=eps)
+        self.plan(prompts.context.new_zeros(1, 1))  # refuses an impossible eps before the first images
 
     def match(self, features, text):
         class_token, tokens = features
         g, s = (similarities(self.to_joint(t), text) for t in (class_token, tokens))
         by_class = s.transpose(1, 2)  # (B, C, P, N)
-        plan = transport_plan(by_class, self.eps)
+        plan = self.plan(by_class)
         return Match(g, s.mean(dim=-1), None, plan, l=(plan * by_class).sum(dim=(-2, -1)))
 
 

@@ -36,6 +36,10 @@ class SOTGLP(CLIPTrainer):
     def check_cfg(self, cfg):
         sotglp.kept_prompts(cfg.TRAINER.SOTGLP.N_GLOBAL, cfg.TRAINER.SOTGLP.PROMPT_DROPOUT)
 
+    def settings_for_new_classes(self):
+        """The global prompts alone, which no class has of its own."""
+        return {"N_LOCAL": 0} if self.node.N_GLOBAL else None
+
     def make_model(self, clip, names):
         node = self.node
         return sotglp.SOTGLP(
@@ -65,3 +69,6 @@ class SOTGLP(CLIPTrainer):
         prediction = sotglp.predict(match, self.model.logit_scale)
         alone = {"global": prediction.global_, "local": prediction.local}
         return {name: scores for name, scores in alone.items() if scores is not None}
+
+    def probabilities(self, match):
+        return {"combined": self.scores(match), **self.branches(match)}

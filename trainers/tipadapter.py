@@ -19,15 +19,22 @@ LARGEST, STEPS = {"beta": 7.0, "alpha": 3.0}, {"beta": 200, "alpha": 20}  # of t
 class Cache(nn.Module):
     """Training images as a classifier: keys (n, D) are their features, values (n, C) their classes, one-hot.
 
-    Keys that are not learned are normalised where they are used, so that they may be a sum over views.
+    Keys that are not learned are normalised where they are used, so that they may be a sum over views. A state dict
+    brings its own number of images, so that none of them is needed to use it.
     """
 
     def __init__(self, labels, n_classes, width, alpha, beta, finetuned):
         super().__init__()
         self.keys = nn.Parameter(torch.zeros(len(labels), width), requires_grad=finetuned)
-        self.register_buffer("values", F.one_hot(torch.tensor(labels), n_classes).float(), persistent=False)
+        self.register_buffer("values", F.one_hot(torch.tensor(labels).long(), n_classes).float())
         self.register_buffer("alpha", torch.tensor(float(alpha)))  # weight of the cache
         self.register_buffer("beta", torch.tensor(float(beta)))  # sharpness of its affinities
+
+    def _load_from_state_dict(self, state_dict, prefix, *arguments):
+        n_images = len(state_dict.get(f"{prefix}keys", self.keys))
+        for tensor in (self.keys, self.values):
+            tensor.data = tensor.data.new_zeros(n_images, tensor.shape[1])  # the optimizer holds this very parameter
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def affinities(self, images):
         """Of normalised image features (B, D) and the keys: (B, n)."""

@@ -7,9 +7,13 @@ from yacs.config import CfgNode
 
 from dassl.utils import UserError, similar_names
 
+from .checks import check_ranges, check_values
 from .defaults import _C
 
-__all__ = ["clean_cfg", "flatten", "get_cfg_default", "merge_file", "merge_pairs", "read_flat"]
+__all__ = [
+    *("check_ranges", "check_values", "clean_cfg", "flatten", "get_cfg_default"),
+    *("merge_file", "merge_pairs", "read_flat"),
+]
 
 
 ALIASES = 16  # of a YAML file: a few more can stand for more values than any memory holds

@@ -181,11 +181,13 @@ class TrainerBase:
         optim = self._optims[self.get_model_names(names)[0]]
         return 0.0 if optim is None else optim.param_groups[0]["lr"]
 
-    def detect_anomaly(self, loss, what="Loss"):
-        """Raise FloatingPointError, naming epoch and batch, unless the loss, or what else it is, is finite."""
+    def detect_anomaly(self, loss, terms=None, what="Loss"):
+        """Raise FloatingPointError, naming epoch, batch and, of {name: term}, the terms, unless the loss is finite."""
         if not torch.isfinite(loss).all():
+            wrong = [name for name, term in (terms or {}).items() if not torch.isfinite(term).all()]
+            of_terms = f" of {' and '.join(wrong)}" if wrong else ""
             raise FloatingPointError(
-                f"{what} is infinite or NaN at epoch {self.epoch + 1}, batch {self.batch_idx + 1}: "
+                f"{what}{of_terms} is infinite or NaN at epoch {self.epoch + 1}, batch {self.batch_idx + 1}: "
                 "a lower OPTIM.LR or full precision may help"
             )
 

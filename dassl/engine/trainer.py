@@ -190,11 +190,11 @@ class TrainerX(SimpleTrainer):
                         self.random_states["step"] = get_random_state()
                         minutes = self.cfg.TRAIN.CHECKPOINT_MINUTES
                         if minutes > 0 and time.monotonic() - self.last_saved > 60 * minutes:
-                            self.save_step()
+                            self.save_steps(batch_idx + 1)
                         end = time.time()
-        except Interrupted:
+        except (Interrupted, FloatingPointError) as error:  # the step that is not finite has changed nothing
             with uninterrupted():
-                self.save_step()
+                self.save_steps(self.batch_idx + isinstance(error, Interrupted))
             raise
         self.random_states = {}
 
@@ -217,9 +217,9 @@ class TrainerX(SimpleTrainer):
             states["step"] = get_random_state()
         return batches
 
-    def save_step(self):
-        """Save after the step taken last, in the middle of the epoch."""
-        self.save_model(self.epoch, self.output_dir, batch=self.batch_idx + 1)
+    def save_steps(self, finished):
+        """Save in the middle of the epoch, after so many steps."""
+        self.save_model(self.epoch, self.output_dir, batch=finished)
 
     def tell_step(self, bar, title, losses, batch_time, data_time, lr):
         """Show a step in the progress bar, the log and TensorBoard."""

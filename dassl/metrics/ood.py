@@ -26,15 +26,22 @@ def auroc(in_distribution, out):
 def fpr_at_95(in_distribution, out):
     """False positive rate at 95 % true positives, in %, where in-distribution is the positive class.
 
-    The threshold is the smallest in-distribution score that keeps at least 95 % of the in-distribution images, those
-    at or below it; the rate is the share of the OOD images at or below it.
+    The rate is the share of the OOD images at or below ``threshold_at_95``.
 
     Args, Raises: as ``auroc``.
     """
-    in_distribution, out = check(in_distribution, "in-distribution"), check(out, "OOD")
+    out = check(out, "OOD")
+    return 100 * float(np.mean(out <= threshold_at_95(in_distribution)))
+
+
+def threshold_at_95(in_distribution):
+    """The smallest score that keeps at least 95 % of the in-distribution images, those at or below it.
+
+    Args, Raises: as ``auroc``.
+    """
+    in_distribution = check(in_distribution, "in-distribution")
     kept = -(-95 * len(in_distribution) // 100)  # rounded up, in whole numbers
-    threshold = np.sort(in_distribution)[kept - 1]
-    return 100 * float(np.mean(out <= threshold))
+    return np.sort(in_distribution)[kept - 1]
 
 
 def check(scores, what):
