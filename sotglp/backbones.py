@@ -1,8 +1,9 @@
 """Where CLIP's weights come from: the small CLIP in this package, a file, or open_clip's cache and download."""
 
 import difflib
+import io
 import pickle
-import warnings
+import zipfile
 from pathlib import Path
 
 import open_clip
@@ -65,7 +66,10 @@ def _from_file(path, **options):
         rows = state["token_embedding.weight"]
         full = rows.new_zeros(len(open_clip.tokenizer.SimpleTokenizer().encoder), rows.shape[1])
         state["token_embedding.weight"] = full.index_copy(0, ids.long(), rows)
-    clip = CLIP.from_state_dict(state, **options)
+    try:
+        clip = CLIP.from_state_dict(state, **options)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     clip.known_tokens = None if ids is None else frozenset(ids.tolist())
     return clip
 
@@ -75,18 +79,71 @@ def read_state(path):
         if path.suffix == ".safetensors":
             state = load_file(path)
         else:
-            with warnings.catch_warnings():  # OpenAI publishes JIT archives, which torch deprecates
-                warnings.simplefilter("ignore")
-                try:
-                    state = torch.load(path, map_location="cpu", weights_only=True)
-                except RuntimeError:
-                    state = torch.jit.load(path, map_location="cpu").state_dict()
+            archive = read_archive(path)
+            state = torch.load(path, map_location="cpu", weights_only=True) if archive is None else archive
         state = dict(state.get("state_dict", state))
-    except (OSError, RuntimeError, pickle.UnpicklingError, AttributeError, ValueError, EOFError) as error:
-        reason = str(error).splitlines()[0]
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    except Exception as error:  # a damaged file can raise almost anything
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(f"{path} is no readable CLIP checkpoint (.pt or .safetensors): {reason}") from error
-    state = {key.removeprefix("module."): value for key, value in state.items()}
     return {key: value for key, value in state.items() if key not in NO_WEIGHTS}
+
+
+class ArchivedModule:
+    """Stands for a module of a JIT archive: its attributes, and nothing that runs."""
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+
+    def tensors(self, prefix=""):
+        """{name: tensor} as a state dict has them."""
+        found = {}
+        for name, value in vars(self).items():
+            if isinstance(value, ArchivedModule):
+                found |= value.tensors(f"{prefix}{name}.")
+            elif isinstance(value, torch.Tensor):
+                found[f"{prefix}{name}"] = value
+        return found
+
+
+class ArchiveUnpickler(pickle.Unpickler):
+    """Reads the data of a JIT archive; refuses whatever is no module and no tensor."""
+
+    def __init__(self, reader):
+        super().__init__(io.BytesIO(reader.get_record("data.pkl")))
+        self.reader, self.storages = reader, {}
+
+    def find_class(self, module, name):
+        if module.split(".")[0] == "__torch__":
+            return ArchivedModule
+        if module == "torch" and name.endswith("Storage"):
+            return getattr(torch, name)
+        if (module, name) in (("torch._utils", "_rebuild_tensor_v2"), ("collections", "OrderedDict")):
+            return super().find_class(module, name)
+        if module == "torch.jit._pickle" and name.startswith("build_"):
+            return list  # of numbers or tensors, which no weight is in
+        raise pickle.UnpicklingError(f"it holds {module}.{name}, which could run code")
+
+    def persistent_load(self, pid):
+        _, kind, key, _, count = pid
+        if key not in self.storages:
+            record = self.reader.get_storage_from_record(f"data/{key}", count, kind.dtype)
+            storage = record._typed_storage()._untyped_storage
+            self.storages[key] = torch.storage.TypedStorage(wrap_storage=storage, dtype=kind.dtype, _internal=True)
+        return self.storages[key]
+
+
+def read_archive(path):
+    """The tensors of a JIT archive, as OpenAI publishes its weights; None if the file is none.
+
+    torch.jit.load would run what the archive's modules do when they are made, which may write files.
+    """
+    if not zipfile.is_zipfile(path):
+        return None
+    reader = torch._C.PyTorchFileReader(str(path))
+    if not reader.has_record("constants.pkl"):
+        return None
+    return ArchiveUnpickler(reader).load().tensors()
 
 
 def _from_open_clip(architecture, tag, name):

@@ -197,6 +197,7 @@ class CLIP(nn.Module):
         # What the pixels were normalised with in pretraining, and which BPE pieces it saw (None: all).
         self.pixel_mean, self.pixel_std = PIXEL_MEAN, PIXEL_STD
         self.known_tokens = None
+        self.long_names = "stop"  # at a class name without room: or "truncate"
         self.memory_budget = math.inf  # bytes that the text tower may keep for the backward pass
         self.init_weights()
 

@@ -4,6 +4,7 @@ Letters: C classes, M prompts of a class (G global, N local ones), T context tok
 """
 
 import warnings
+from collections import Counter
 from functools import partial
 
 import open_clip
@@ -22,6 +23,8 @@ def context_from_text(clip, text):
 
 def start_contexts(clip, n_prompts, n_ctx, words=""):
     """Contexts (M, T, W): the embedded words, or T random tokens (normal, standard deviation 0.02) without any."""
+    if n_prompts < 1 or (n_ctx < 1 and not words):
+        raise ValueError(f"at least 1 prompt of 1 context token (N_CTX) is needed, not {n_prompts} of {n_ctx}")
     if words:
         return context_from_text(clip, words.replace("_", " ")).expand(n_prompts, -1, -1)
     return 0.02 * torch.randn(n_prompts, n_ctx, clip.token_embedding.weight.shape[1])
@@ -43,11 +46,54 @@ def with_stops(names):
     return [f"{name}." for name in names]
 
 
+def fit_name(clip, name, template="{}", taken=0):
+    """BPE ids of a class name in a template; ``taken``: tokens of CLIP's context that something else takes.
+
+    Raises ValueError for one without room; with ``clip.long_names`` ``"truncate"`` its end is cut off, with a warning.
+    """
+    room = len(clip.positional_embedding) - 2 - taken
+    ids = _TOKENIZER.encode(template.format(name))
+    if len(ids) <= room:
+        return ids
+    if clip.long_names == "truncate":
+        pieces = _TOKENIZER.encode(name)
+        for length in range(len(pieces) - 1, 0, -1):
+            shorter = _TOKENIZER.decode(pieces[:length]).strip()
+            if len(cut := _TOKENIZER.encode(template.format(shorter))) <= room:
+                warnings.warn(f"class name {name!r} is too long for CLIP and is truncated to {shorter!r}", stacklevel=2)
+                return cut
+    where = "" if template == "{}" else f" in {template!r}"
+    raise ValueError(
+        f"class name {name!r} has {len(ids)} tokens{where}, the context leaves room for {room}: shorten it or the "
+        "context, or cut names off with INPUT.LONG_NAMES truncate"
+    )
+
+
+def tokenize(clip, names, templates):
+    """BPE ids (C * templates, L) as ``CLIP.encode_text`` takes them, all templates of a name together."""
+    rows = [fit_name(clip, name, template) for name in names for template in templates]
+    ids = torch.zeros(len(rows), len(clip.positional_embedding), dtype=torch.long)
+    for row, pieces in zip(ids, rows, strict=True):
+        row[: len(pieces) + 2] = torch.tensor([_TOKENIZER.sot_token_id, *pieces, _TOKENIZER.eot_token_id])
+    return ids.to(clip.token_embedding.weight.device)
+
+
+def check_names(names):
+    """Raise ValueError for an empty class name; warn of those that several classes have.
+
+    ImageNet's published names hold such pairs and have to go on working; in a user's own data they are refused.
+    """
+    if not all(name.strip() for name in names):
+        raise ValueError(f"class {[bool(name.strip()) for name in names].index(False)} has no name")
+    shared = [repr(name) for name, times in Counter(names).items() if times > 1]
+    if shared:
+        warnings.warn(f"several classes are called {', '.join(shared)}: no text tells them apart", stacklevel=2)
+
+
 @torch.no_grad()
 def encode_names(clip, names, templates=("a photo of a {}.",)):
     """Text features (C, D) of class names in templates: normalised, averaged over the templates, normalised again."""
-    prompts = [template.format(name) for name in names for template in templates]
-    ids = open_clip.tokenize(prompts).to(clip.token_embedding.weight.device)
+    ids = tokenize(clip, names, templates)
     features = torch.cat([F.normalize(clip.encode_text(part), dim=-1) for part in ids.split(256)])
     return F.normalize(features.unflatten(0, (len(names), len(templates))).mean(dim=1), dim=-1)
 
@@ -82,10 +128,7 @@ class Prompts(nn.Module):
         before = placed_before[position]
         rows, slots = [], []
         for name in names:
-            pieces = _TOKENIZER.encode(name)
-            room = len(clip.positional_embedding) - 2 - length
-            if len(pieces) > room:
-                raise ValueError(f"class name {name!r} has {len(pieces)} tokens, the context leaves room for {room}")
+            pieces = fit_name(clip, name, taken=length)
             row = [*[0] * before, *pieces, *[0] * (length - before)]
             rows.append(torch.tensor([_TOKENIZER.sot_token_id, *row, _TOKENIZER.eot_token_id]))
             after = 1 + before + len(pieces)

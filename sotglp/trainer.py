@@ -21,7 +21,7 @@ from sotglp.backbones import load_clip
 from sotglp.features import EncodedImages, EncodedViews
 from sotglp.memory import memory_budget
 from sotglp.precision import MixedPrecision
-from sotglp.prompts import Prompts, start_contexts, with_stops
+from sotglp.prompts import Prompts, check_names, start_contexts, with_stops
 
 
 class CLIPTrainer(TrainerX):
@@ -73,8 +73,10 @@ class CLIPTrainer(TrainerX):
         clip.memory_budget = memory_budget(cfg.TRAINER.get("MEMORY_BUDGET", 0), self.device)
         if self.device.type == "cpu":
             clip.memory_budget //= parallel.size()  # processes share the memory
+        clip.long_names = cfg.INPUT.get("LONG_NAMES", "stop")
         clip.check_pixels(cfg.INPUT.SIZE, cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD)
         names = [name.replace("_", " ") for name in self.dm.dataset.classnames]
+        check_names(names)
         self.model = self.make_model(clip, names).to(self.device)
         self.text, self.predicted, self.kept = None, defaultdict(list), {}
         if list(self.model.learned.parameters()):

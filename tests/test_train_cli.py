@@ -142,7 +142,7 @@ MISTAKES = {
     "too many shots": (["DATASET.NUM_SHOTS", "10"], 'NUM_SHOTS is 10, but class "red" has only 9'),
     "unknown transform": (["--transforms", "flip"], 'unknown transform (INPUT.TRANSFORMS) "flip"'),
     "no checkpoint": (["--resume", "nowhere"], "RESUME is nowhere, but there is no checkpoint"),
-    "loss not finite": (["TRAINER.TINY.LOSS_FACTOR", "1e400"], "infinite or NaN at epoch 1, batch 1"),
+    "loss not finite": (["TRAINER.TINY.LOSS_FACTOR", "1e39"], "infinite or NaN at epoch 1, batch 1"),
 }
 
 

@@ -40,6 +40,15 @@ def test_equals_pot(eps):
         torch.testing.assert_close(plan.double(), reference, rtol=0, atol=2e-4 * reference.max().item())
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("eps", [0.005, 0.1, 10.0])
+def test_marginals_hold_to_1e_6_without_warning(eps, dtype):
+    one_hot = torch.eye(4).repeat(3, 1)[:10]
+    for s in (torch.full((10, 4), 0.3), one_hot, cosines(10, 4), cosines(1, 4), cosines(10, 1)):
+        assert_marginals(transport_plan(s.to(dtype), eps), atol=1.2e-6)
+
+
 def test_equal_similarities_give_the_product_of_the_marginals():
     torch.testing.assert_close(transport_plan(torch.full((2, 5, 4), 0.3), 0.1), torch.full((2, 5, 4), 1 / 20))
 

@@ -2,7 +2,6 @@
 
 import math
 
-import open_clip
 import torch.nn.functional as F
 from torch import nn
 from torch.nn import init
@@ -10,6 +9,7 @@ from yacs.config import CfgNode as CN
 
 from dassl.engine import TRAINER_REGISTRY
 from sotglp import PromptedCLIP
+from sotglp.prompts import tokenize
 from sotglp.trainer import CLIPTrainer
 
 
@@ -42,18 +42,18 @@ class AdaptedAttention(nn.Module):
 
 
 class AdaptedCLIP(PromptedCLIP):
-    """Both towers with low-rank maps in each block, and prompts of fixed words."""
+    """Both towers with low-rank maps in each block, and the texts of BPE ids (C, L)."""
 
     frozen_images = False
 
-    def __init__(self, clip, prompts, rank, alpha, dropout):
+    def __init__(self, clip, ids, rank, alpha, dropout):
         blocks = [*clip.visual.transformer.resblocks, *clip.transformer.resblocks]
         widths = [len(block.ln_1.weight) for block in blocks]
         maps = [nn.ModuleDict({name: LowRank(w, rank, alpha, dropout) for name in "qkv"}) for w in widths]
         super().__init__(clip, nn.ModuleList(maps))  # which freezes what is in CLIP by now
         for block, of_block in zip(blocks, maps, strict=True):
             block.attn = AdaptedAttention(block.attn, of_block)
-        self.register_buffer("ids", open_clip.tokenize(prompts), persistent=False)
+        self.register_buffer("ids", ids, persistent=False)
 
     def features(self, images):
         return self.clip.visual(images, self.local)
@@ -88,5 +88,5 @@ class CLIPLoRA(CLIPTrainer):
 
     def make_model(self, clip, names):
         node = self.node
-        prompts = [f"a photo of a {name}." for name in names]  # on every data set, as the paper's authors have it
-        return AdaptedCLIP(clip, prompts, node.RANK, node.ALPHA, node.DROPOUT)
+        ids = tokenize(clip, names, ["a photo of a {}."])  # on every data set, as the paper's authors have it
+        return AdaptedCLIP(clip, ids, node.RANK, node.ALPHA, node.DROPOUT)

@@ -7,13 +7,15 @@ from yacs.config import CfgNode
 
 from dassl.utils import UserError, similar_names
 
-from .checks import check_ranges, check_values
+from .checks import check_ranges, check_values, flatten
 from .defaults import _C
 
 __all__ = [
     *("check_ranges", "check_values", "clean_cfg", "flatten", "get_cfg_default"),
     *("merge_file", "merge_pairs", "read_flat"),
 ]
+
+ALIASES = 16  # of a YAML file: a few more can stand for more values than any memory holds
 
 
 def get_cfg_default():
@@ -26,18 +28,6 @@ def clean_cfg(cfg, trainer):
     for key in list(cfg.TRAINER):
         if key not in ("NAME", trainer.upper()):
             cfg.TRAINER.pop(key)
-
-
-def flatten(tree, prefix=""):
-    """Return a nested dict as one dict {"A.B.C": value}."""
-    flat = {}
-    for key, value in tree.items():
-        full_key = f"{prefix}{key}"
-        if isinstance(value, dict):
-            flat.update(flatten(value, f"{full_key}."))
-        else:
-            flat[full_key] = value
-    return flat
 
 
 def merge_pairs(cfg, pairs, allow_new_keys=False):
@@ -81,8 +71,11 @@ def read_flat(fpath):
         raise FileNotFoundError(f"no config file at {fpath}")
     try:
         with open(fpath, encoding="utf-8") as file:
-            tree = yaml.safe_load(file) or {}
-    except yaml.YAMLError as error:
+            text = file.read()
+        if sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)) > ALIASES:
+            raise UserError(f"{fpath} refers to itself more than {ALIASES} times: write the values out")
+        tree = yaml.safe_load(text) or {}
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{fpath} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise UserError(f"{fpath} must hold config keys and values, got {type(tree).__name__}")

@@ -1,82 +1,133 @@
-"""Which values a key may have; what cannot be is told before anything is read."""
+"""Which values the toolbox's own keys may have. Names of registered things are checked where they are looked up."""
 
-from dassl.utils import UserError, check_availability
+import math
 
-# Intervals as mathematics writes them: [ ] with the end, ( ) without it. Not-a-number is in none.
-RANGES = {
-    "INPUT.SIZE": "[1, inf)",
-    "INPUT.CACHE_VIEWS": "[0, inf)",
-    "INPUT.PIXEL_STD": "(0, inf)",
-    "INPUT.RRCROP_SCALE": "(0, inf)",
-    "INPUT.CROP_PADDING": "[0, inf)",
-    "INPUT.CUTOUT_N": "[0, inf)",
-    "INPUT.CUTOUT_LEN": "[1, inf)",
-    "INPUT.COLORJITTER_B": "[0, inf)",
-    "INPUT.COLORJITTER_C": "[0, inf)",
-    "INPUT.COLORJITTER_S": "[0, inf)",
-    "INPUT.COLORJITTER_H": "[0, 0.5]",
-    "INPUT.RGS_P": "[0, 1]",
-    "INPUT.GB_P": "[0, 1]",
-    "INPUT.GB_K": "[1, inf)",
-    "INPUT.RANDAUGMENT_N": "[0, inf)",
-    "INPUT.RANDAUGMENT_M": "[0, 30]",
-    "INPUT.GN_STD": "[0, inf)",
-    "DATALOADER.NUM_WORKERS": "[0, inf)",
-    "DATALOADER.K_TRANSFORMS": "[1, inf)",
-    "DATALOADER.TRAIN_X.BATCH_SIZE": "[1, inf)",
-    "DATALOADER.TRAIN_X.N_INS": "[1, inf)",
-    "DATALOADER.TEST.BATCH_SIZE": "[1, inf)",
-    "OPTIM.LR": "[0, inf)",
-    "OPTIM.WEIGHT_DECAY": "[0, inf)",
-    "OPTIM.MOMENTUM": "[0, 1]",
-    "OPTIM.RMSPROP_ALPHA": "[0, 1]",
-    "OPTIM.ADAM_BETA1": "[0, 1)",
-    "OPTIM.ADAM_BETA2": "[0, 1)",
-    "OPTIM.EPS": "[0, inf)",
-    "OPTIM.BASE_LR_MULT": "[0, inf)",
-    "OPTIM.GAMMA": "[0, inf)",
-    "OPTIM.MAX_EPOCH": "[1, inf)",
-    "OPTIM.WARMUP_CONS_LR": "[0, inf)",
-    "OPTIM.WARMUP_MIN_LR": "[0, inf)",
-    "TRAIN.CHECKPOINT_FREQ": "[0, inf)",
-    "TRAIN.CHECKPOINT_MINUTES": "[0, inf)",
-    "TRAIN.PRINT_FREQ": "[1, inf)",
-    "TEST.DECIMALS": "[0, inf)",
-    "TRAINER.MEMORY_BUDGET": "[0, inf)",
+from dassl.utils import UserError
+
+
+def flatten(tree, prefix=""):
+    """Return a nested dict as one dict {"A.B.C": value}."""
+    flat = {}
+    for key, value in tree.items():
+        full_key = f"{prefix}{key}"
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{full_key}."))
+        else:
+            flat[full_key] = value
+    return flat
+
+
+def within(low, high=math.inf, below=math.inf):
+    """Numbers from `low` to `high`, both included, and smaller than `below`."""
+    ends = f" to {high:g}" if high < math.inf else ""
+    ends += f" to below {below:g}" if below < math.inf else ""
+    return lambda value: low <= value <= high and value < below, f"a number from {low:g}{ends}"
+
+
+def one_of(*names):
+    return lambda value: value in names, " or ".join(names)
+
+
+def several(rule, allowed, count=None):
+    """As many values as `count` (any number but 0 if not given), each of which obeys a rule."""
+    number = "one or more" if count is None else count
+    fits = lambda value: (len(value) == count if count else len(value) > 0) and all(map(rule, value))  # noqa: E731
+    return fits, f"{number} of {allowed}"
+
+
+def whole(low):
+    return lambda value: isinstance(value, int) and value >= low
+
+
+POSITIVE = lambda value: value > 0, "a number above 0"  # noqa: E731
+FROM_0, FROM_1, SHARE, BELOW_1 = within(0), within(1), within(0, 1), within(0, below=1)
+RULES = {
+    "SEED": (lambda value: value < 2**32, "a number below 2 ** 32; below 0 the run is not repeatable"),
+    "INPUT.SIZE": several(whole(1), "numbers of pixels from 1, height and width", 2),
+    "INPUT.INTERPOLATION": one_of("nearest", "bilinear", "bicubic"),
+    "INPUT.LONG_NAMES": one_of("stop", "truncate"),
+    "INPUT.CACHE_VIEWS": FROM_0,
+    "INPUT.PIXEL_MEAN": several(math.isfinite, "numbers, for red, green and blue", 3),
+    "INPUT.PIXEL_STD": several(POSITIVE[0], "numbers above 0, for red, green and blue", 3),
+    "INPUT.RRCROP_SCALE": (
+        lambda value: len(value) == 2 and 0 < value[0] <= value[1] <= 1,
+        "the smallest and the largest share of an image, above 0 and up to 1",
+    ),
+    "INPUT.CROP_PADDING": FROM_0,
+    "INPUT.CUTOUT_N": FROM_0,
+    "INPUT.CUTOUT_LEN": FROM_0,
+    "INPUT.COLORJITTER_B": FROM_0,
+    "INPUT.COLORJITTER_C": FROM_0,
+    "INPUT.COLORJITTER_S": FROM_0,
+    "INPUT.COLORJITTER_H": within(0, 0.5),
+    "INPUT.RGS_P": SHARE,
+    "INPUT.GB_P": SHARE,
+    "INPUT.GB_K": (lambda value: value > 0 and value % 2 == 1, "an odd number from 1"),
+    "INPUT.RANDAUGMENT_N": FROM_0,
+    "INPUT.RANDAUGMENT_M": within(0, below=31),
+    "INPUT.GN_STD": FROM_0,
+    "DATASET.NUM_SHOTS": (lambda value: value != 0, "a number from 1, or -1 for all images"),
+    "DATASET.SUBSAMPLE_CLASSES": one_of("all", "base", "new"),
+    "DATALOADER.NUM_WORKERS": FROM_0,
+    "DATALOADER.ON_ERROR": one_of("stop", "skip"),
+    "DATALOADER.K_TRANSFORMS": FROM_1,
+    "DATALOADER.TRAIN_X.BATCH_SIZE": FROM_1,
+    "DATALOADER.TRAIN_X.N_INS": FROM_1,
+    "DATALOADER.TEST.BATCH_SIZE": FROM_1,
+    "OPTIM.LR": POSITIVE,
+    "OPTIM.WEIGHT_DECAY": FROM_0,
+    "OPTIM.MOMENTUM": BELOW_1,
+    "OPTIM.SGD_DAMPNING": SHARE,
+    "OPTIM.RMSPROP_ALPHA": BELOW_1,
+    "OPTIM.ADAM_BETA1": BELOW_1,
+    "OPTIM.ADAM_BETA2": BELOW_1,
+    "OPTIM.EPS": FROM_0,
+    "OPTIM.BASE_LR_MULT": FROM_0,
+    "OPTIM.STEPSIZE": several(whole(-1), "epochs", None),
+    "OPTIM.GAMMA": POSITIVE,
+    "OPTIM.MAX_EPOCH": FROM_1,
+    "OPTIM.WARMUP_CONS_LR": FROM_0,
+    "OPTIM.WARMUP_MIN_LR": FROM_0,
+    "TRAIN.CHECKPOINT_FREQ": FROM_0,
+    "TRAIN.CHECKPOINT_MINUTES": FROM_0,
+    "TRAIN.PRINT_FREQ": FROM_1,
+    "TEST.DECIMALS": within(0, 15),
+    "TEST.SPLIT": one_of("test", "val"),
+    "TRAINER.MEMORY_BUDGET": FROM_0,
 }
-CHOICES = {
-    "INPUT.INTERPOLATION": ("nearest", "bilinear", "bicubic"),
-    "DATASET.SUBSAMPLE_CLASSES": ("all", "base", "new"),
-    "DATALOADER.ON_ERROR": ("stop", "skip"),
-    "TEST.SPLIT": ("test", "val"),
-}
-LENGTHS = {"INPUT.SIZE": 2, "INPUT.RRCROP_SCALE": 2, "INPUT.PIXEL_MEAN": 3, "INPUT.PIXEL_STD": 3}
 
 
 def check_values(cfg):
-    """Raise UserError, with key, value and what is allowed, for a value of the toolbox's keys that cannot be."""
-    for key, length in LENGTHS.items():
-        if len(value_of(cfg, key)) != length:
-            raise UserError(f"config key {key} must hold {length} numbers, got {value_of(cfg, key)}")
-    check_ranges(cfg, RANGES)
-    for key, allowed in CHOICES.items():
-        check_availability(value_of(cfg, key), allowed, f"value of {key}")
-    if cfg.DATASET.NUM_SHOTS == 0:
-        raise UserError("config key DATASET.NUM_SHOTS must be 1 or more images of each class, or -1 for all, got 0")
-    smallest, largest = cfg.INPUT.RRCROP_SCALE
-    if smallest > largest:
-        raise UserError(f"config key INPUT.RRCROP_SCALE must hold the smaller share first, got {smallest, largest}")
-    if cfg.INPUT.GB_K % 2 == 0:
-        raise UserError(f"config key INPUT.GB_K must be odd, got {cfg.INPUT.GB_K}")
+    """Raise UserError, naming key, value and what is allowed, for a value that no run can have.
+
+    Numbers must be finite, those of trainers too; what else theirs may be is for `check_cfg`.
+    """
+    values = flatten(cfg)
+    for key, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"config key {key} must be a finite number, got {value}")
+    for key, (fits, allowed) in RULES.items():
+        try:
+            fine = fits(values[key])
+        except TypeError:  # text among numbers
+            fine = False
+        if not fine:
+            raise UserError(f"config key {key} must be {allowed}, got {values[key]!r}")
+    if cfg.INPUT.CACHE_VIEWS and not cfg.INPUT.FEATURE_CACHE:
+        raise UserError(f"INPUT.CACHE_VIEWS {cfg.INPUT.CACHE_VIEWS} needs a folder INPUT.FEATURE_CACHE")
+    if cfg.OPTIM.SGD_NESTEROV and not (cfg.OPTIM.MOMENTUM and not cfg.OPTIM.SGD_DAMPNING):
+        raise UserError("OPTIM.SGD_NESTEROV True needs an OPTIM.MOMENTUM above 0 and OPTIM.SGD_DAMPNING 0")
 
 
 def check_ranges(cfg, ranges):
-    """Raise UserError for the first number that is not in the interval that {key: interval} has for it."""
+    """Raise UserError for the first number that is not in the interval that {key: interval} has for it.
+
+    Intervals are as mathematics writes them: "[0, 1)" has its lower end and not its upper one.
+    """
+    values = flatten(cfg)
     for key, interval in ranges.items():
-        value = value_of(cfg, key)
-        for number in value if isinstance(value, (list, tuple)) else [value]:
-            if not is_inside(number, interval):
-                raise UserError(f"config key {key} must be in {interval}, got {value}")
+        if not is_inside(values[key], interval):
+            raise UserError(f"config key {key} must be in {interval}, got {values[key]}")
 
 
 def is_inside(number, interval):
@@ -84,9 +135,3 @@ def is_inside(number, interval):
     return (number >= least if interval[0] == "[" else number > least) and (
         number <= most if interval[-1] == "]" else number < most
     )
-
-
-def value_of(cfg, key):
-    for name in key.split("."):
-        cfg = cfg[name]
-    return cfg

@@ -60,6 +60,8 @@ class TrainerBase:
 
     def check_origin(self, checkpoint, fpath):
         """Raise UserError, naming both sides, if a checkpoint was made with something else than this trainer."""
+        if missing := {"state_dict", "epoch"} - set(checkpoint):
+            raise UserError(f"{fpath} is no checkpoint of a trainer: it has no {' and no '.join(sorted(missing))}")
         made = checkpoint.get("made_with", {})  # upstream's do not tell
         for key, ours in self.made_with().items():
             theirs = made.get(key, ours)

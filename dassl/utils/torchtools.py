@@ -103,11 +103,14 @@ def load_checkpoint(fpath):
     try:
         check_sums(fpath)
         try:
-            return torch.load(fpath, map_location="cpu", weights_only=True)
+            checkpoint = torch.load(fpath, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError:
-            return torch.load(fpath, map_location="cpu", weights_only=False, pickle_module=legacy)
+            checkpoint = torch.load(fpath, map_location="cpu", weights_only=False, pickle_module=legacy)
     except Exception as error:  # a damaged pickle can raise almost anything
         raise UserError(f"cannot read checkpoint {fpath}, damaged or not to be trusted: {error}") from error
+    if not isinstance(checkpoint, dict):
+        raise UserError(f"{fpath} is no checkpoint: it holds a {type(checkpoint).__name__}")
+    return checkpoint
 
 
 def check_sums(fpath):
@@ -158,7 +161,7 @@ def restore_checkpoint(checkpoint, model, optimizer=None, scheduler=None):
         model.load_state_dict(checkpoint["state_dict"])
         if optimizer is not None and checkpoint["optimizer"] is not None:
             optimizer.load_state_dict(checkpoint["optimizer"])
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             "the checkpoint to resume from does not fit this model: other classes or settings made it"
         ) from error
