@@ -2,10 +2,14 @@
 
 The configuration is merged in this order: defaults, the nodes of trainers and data sets, the data set's file,
 the config files as given, flags, KEY VALUE pairs.
+
+Exit codes: 0 done, 2 a mistake of the user, 130 interrupted, 143 terminated, 1 something failed, or a reproduction
+gave other results.
 """
 
 import argparse
 import glob
+import hashlib
 import os
 import os.path as osp
 import sys
@@ -16,12 +20,14 @@ import yaml
 
 import datasets  # noqa: F401 (registers the readers)
 import trainers  # noqa: F401 (registers the trainers)
+from dassl import reproduce
 from dassl.config import check_ranges, check_values, flatten, get_cfg_default, merge_file, merge_pairs, read_flat
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import (
     UserError,
     collect_env_info,
+    git_state,
     is_main,
     owned,
     package_versions,
@@ -61,7 +67,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse_args(argv):
-    parser = Parser(description="Train and evaluate a prompt learner.")
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", help="folder of the data sets")
     parser.add_argument("--output-dir", help="folder of the results; a run found there is continued")
     parser.add_argument("--resume", help="folder of a run to continue in another output folder")
@@ -83,6 +89,7 @@ def parse_args(argv):
     parser.add_argument("--model-dir", default="", help="run whose weights --eval-only loads")
     parser.add_argument("--load-epoch", type=int, help="epoch of those weights; the best if not given")
     parser.add_argument("--no-train", action="store_true", help="build everything and stop")
+    parser.add_argument("--reproduce", metavar="RESULTS_JSON", help="run again what wrote it, and compare the metrics")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, after all flags")
     return parser.parse_args(argv)
 
@@ -173,6 +180,12 @@ def prepare(args, cfg):
     return trainer
 
 
+def config_hash(cfg):
+    """A name for all settings but the folder of the results."""
+    settings = {key: value for key, value in flatten(yaml.safe_load(cfg.dump())).items() if key != "OUTPUT_DIR"}
+    return hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:16]
+
+
 def run(args, cfg, trainer):
     """Train and test, or only test, and write predictions.csv and results.json."""
     start = time.time()
@@ -191,6 +204,9 @@ def run(args, cfg, trainer):
         "epochs": args.load_epoch if args.eval_only else cfg.OPTIM.MAX_EPOCH,
         "device": torch.cuda.get_device_name() if trainer.device.type == "cuda" else "cpu",
         "versions": package_versions(),
+        "git": git_state(osp.dirname(osp.abspath(__file__))),
+        "config_hash": config_hash(cfg),
+        "evaluated": {"model_dir": args.model_dir, "epoch": args.load_epoch} if args.eval_only else None,
     }
     if cfg.DATALOADER.ON_ERROR == "skip":
         results["skipped_images"] = trainer.skipped_images()
@@ -202,12 +218,17 @@ def run(args, cfg, trainer):
 
 
 def main(argv=None):
-    """Run train.py; return its exit code: 0, 2 for a mistake of the user, 130 or 143 if stopped by a signal."""
-    console, cfg = sys.stdout, None
+    """Run train.py; return its exit code: 0, 2 for a mistake of the user, 130 or 143 if stopped by a signal.
+
+    After --reproduce it is 1 if the results are not those that were to be reproduced.
+    """
+    console, cfg, reproduced = sys.stdout, None, None
     user_errors = (ValueError, OSError)  # in the set-up these are about what the user gave
     try:
         with signals_interrupt():
             args = parse_args(argv)
+            if reproduced := args.reproduce:
+                args = parse_args([*reproduce.arguments_of(reproduced), *args.opts])
             cfg = setup_cfg(args)
             with process_group(), owned(cfg.OUTPUT_DIR):
                 trainer = prepare(args, cfg)
@@ -225,7 +246,7 @@ def main(argv=None):
         return getattr(error, "code", 130)
     finally:
         sys.stdout = console
-    return 0
+    return reproduce.compare(reproduced) if reproduced else 0
 
 
 if __name__ == "__main__":

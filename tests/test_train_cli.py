@@ -70,6 +70,7 @@ def test_training_writes_its_files(arguments, tmp_path, capsys):
     assert results.pop("seconds") > 0
     versions = results.pop("versions")
     assert {"python", "torch", "torchvision", "open_clip"} <= set(versions)
+    assert results.pop("git").keys() == {"commit", "dirty"} and len(results.pop("config_hash")) == 16
     assert results == {
         "dataset": "Squares",
         "shots": 6,
@@ -78,6 +79,7 @@ def test_training_writes_its_files(arguments, tmp_path, capsys):
         "backbone": "",
         "epochs": 2,
         "device": "cpu",
+        "evaluated": None,
     }
     log = (run / "log.txt").read_text()
     assert log == capsys.readouterr().out
@@ -111,6 +113,26 @@ def test_eval_only_gives_the_result_of_training(arguments, tmp_path, capsys):
     capsys.readouterr()
     assert main([*evaluation, "--eval-only", "--model-dir", str(tmp_path / "run"), "--load-epoch", "9"]) == 2
     assert "no checkpoint at" in capsys.readouterr().err
+
+
+def test_reproducing_a_run_tells_whether_it_gave_the_same(arguments, tmp_path, capsys):
+    assert main(arguments) == 0
+    path = tmp_path / "run" / "results.json"
+    assert main(["--reproduce", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "The same results." in out and re.search(r"^accuracy +\d+\.\d+ +\d+\.\d+ +0\.0000$", out, re.M)
+    results = read_results(tmp_path / "run")
+    assert read_results(tmp_path / "run" / "reproduced")["config_hash"] == results["config_hash"]
+    results["metrics"]["accuracy"] -= 1
+    path.write_text(json.dumps(results))
+    shutil.rmtree(tmp_path / "run" / "reproduced")
+    assert main(["--reproduce", str(path)]) == 1
+    assert "Other results" in capsys.readouterr().out
+    for content, message in ((b"{", "is no results.json"), (b'{"seed": -1, "evaluated": null}', "a random seed")):
+        path.write_bytes(content)
+        assert main(["--reproduce", str(path)]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["--reproduce", "nowhere.json"]) == 2
 
 
 def test_later_files_win_then_flags_then_pairs(arguments, tmp_path):

@@ -9,6 +9,7 @@ from .tools import (
     check_availability,
     check_isfile,
     collect_env_info,
+    git_state,
     listdir_nohidden,
     mkdir_if_missing,
     package_versions,

@@ -6,6 +6,7 @@ import os
 import os.path as osp
 import platform
 import random
+import subprocess
 import warnings
 
 import numpy as np
@@ -103,6 +104,17 @@ def package_versions():
         except importlib.metadata.PackageNotFoundError:
             versions[name] = None
     return versions
+
+
+def git_state(folder):
+    """The commit that a checkout is at and whether files differ from it; None where that is not to be known."""
+    git = ["git", "-C", folder]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"commit": commit, "dirty": bool(changes.strip())}
 
 
 def collect_env_info():
