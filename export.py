@@ -6,7 +6,7 @@ Writes three files that need neither the text tower nor this repository:
   classify.py       python classify.py IMAGE ...: uses model.onnx with numpy, pillow and onnxruntime
 Any method can be exported whose image tower is frozen and whose text is the same for all images.
 
-Exit code: 0, or 2 for a mistake in the command.
+Exit code: 0 done, 2 a mistake of the user.
 """
 
 import argparse

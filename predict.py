@@ -5,7 +5,7 @@ the method has them, and an out-of-distribution score: the larger, the less the 
 --calibrate learns the score above which an image is told to be out-of-distribution: 95 % of the run's validation
 images are at or below it. Only that needs the run's data set.
 
-Exit code: 0; 1 if an image cannot be read (it is named, the others are predicted); 2 for a mistake in the command.
+Exit code: 0 done; 1 if an image cannot be read (it is named, the others are predicted); 2 for a mistake in the command.
 """
 
 import argparse

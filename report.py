@@ -3,6 +3,8 @@
 The page needs no network and no other file: tables that a click on a header sorts, the plots of scripts/plots.py,
 training curves, confusion matrices, the hardest images, histograms of OOD scores, and the settings that differ.
 Runs without predictions.csv or ood.json lack what is made of these, and the page says so.
+
+Exit code: 0 done, 2 a mistake of the user.
 """
 
 import argparse

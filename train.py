@@ -3,8 +3,8 @@
 The configuration is merged in this order: defaults, the nodes of trainers and data sets, the data set's file,
 the config files as given, flags, KEY VALUE pairs.
 
-Exit codes: 0 done, 2 a mistake of the user, 130 interrupted, 143 terminated, 1 something failed, or a reproduction
-gave other results.
+Exit code: 0 done, 2 a mistake of the user, 130 interrupted, 143 terminated, 1 something failed, or a reproduction gave
+other results. A run that was stopped goes on by the same command.
 """
 
 import argparse

@@ -6,6 +6,8 @@ partition of the support, where a patch has the colour of the prompt with its la
 share; each prompt's share of each patch. A last figure, summary.png, is about all images and their predicted classes:
 the entropy of how a patch is shared out, and the overlap of two prompts, each for the transport plan and for prompts
 that each choose their own top K patches.
+
+Exit code: 0 done, 2 a mistake of the user.
 """
 
 import argparse

@@ -94,7 +94,7 @@ def find_unreadable(finding):
 
     paths = sorted({item.impath for items in finding.splits.values() for item in items})
     with ThreadPool() as pool:  # threads: PIL decodes without holding the interpreter's lock
-        results = tqdm(pool.imap(problem, paths, chunksize=16), total=len(paths), desc=finding.name, disable=None)
+        results = tqdm(pool.imap(problem, paths, chunksize=16), total=len(paths), desc=finding.name)
         return [line for line in results if line]
 
 

@@ -21,7 +21,8 @@ BLOCK = re.compile(r"^(<!-- not run: \S.*? -->\n+)?```(\w*)\n(.*?)^```$", re.MUL
 LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")
 SETTINGS = ("DATA", "OUTPUT", "SEEDS", "BACKBONE", "VARIANT", "JOBS", "PYTHON")  # the tester's, unlike the reader's
 COMMANDS = (
-    *("scripts.run", "scripts.compare", "scripts.transfer", "scripts.ood_detection", "scripts.ood", "scripts.figure"),
+    *("scripts.run", "scripts.compare", "scripts.transfer", "scripts.ood_detection", "scripts.ood"),
+    *("train", "predict", "visualize", "report", "export"),
     *("scripts.table", "dassl.doctor", "datasets.check", "datasets.prepare", "sotglp.conformance"),
     *("benchmarks.step", "benchmarks.loading"),
 )

@@ -283,6 +283,7 @@ def test_every_write_goes_through_what_replaces_files_whole():
         "clip/clip.py": "stands alone; replaced when it is whole",
         "datasets/fashion_mnist.py": "in a temporary folder, renamed when it is whole",
         "datasets/check.py": "nowhere",
+        "dassl/utils/distributed.py": "nowhere",
     }
     writing = re.compile(r"""open\([^)\n]*["'][wax]b?\+?["']|\.write_(text|bytes)\(|torch\.save\(|savefig\((?!file)""")
     for folder in ("dassl", "trainers", "datasets", "sotglp", "clip", "scripts"):

@@ -51,7 +51,7 @@ def test_a_memory_budget_changes_nothing_that_is_learned(train, capsys):
     assert ample["metrics"] == scarce["metrics"]
     with pytest.raises(AssertionError):
         train("SOTGLP", "negative", options=[*QUICK, "TRAINER.MEMORY_BUDGET", "-1.0"])
-    assert "error: TRAINER.MEMORY_BUDGET is in GiB, from 0" in capsys.readouterr().err
+    assert "error: config key TRAINER.MEMORY_BUDGET must be a number from 0, got -1.0" in capsys.readouterr().err
 
 
 def test_sotglp_from_training_to_evaluation(train, tmp_path):
@@ -157,8 +157,8 @@ def test_coop_contexts(train, tmp_path, options, shape):
         ("SOTGLP", ["TRAINER.SOTGLP.TOPK", "65"], "1 to P = 64 patches"),
         ("SOTGLP", ["TRAINER.SOTGLP.LOCAL_INIT", "zeros"], "xavier, orthogonal"),
         ("SOTGLP", ["TRAINER.SOTGLP.PREC", "fp8"], "fp32, amp, fp16"),
-        ("SOTGLP", ["TRAINER.SOTGLP.EPS", "0."], "eps must be positive"),
-        ("SOTGLP", ["TRAINER.SOTGLP.PROMPT_DROPOUT", "2."], "from 0 to 1"),
+        ("SOTGLP", ["TRAINER.SOTGLP.EPS", "0."], "TRAINER.SOTGLP.EPS must be in (0, inf), got 0.0"),
+        ("SOTGLP", ["TRAINER.SOTGLP.PROMPT_DROPOUT", "2."], "PROMPT_DROPOUT must be in [0, 1], got 2.0"),
         ("SOTGLP", ["INPUT.SIZE", "(32, 32)"], "INPUT.SIZE is (32, 32), but this CLIP was pretrained with (64, 64)"),
         ("SOTGLP", ["MODEL.BACKBONE.NAME", "RN50"], "backbone RN50 is a ResNet"),
         ("CoOp", ["TRAINER.COOP.CLASS_TOKEN_POSITION", "left"], "end, middle, front"),
