@@ -98,7 +98,7 @@ KINDS = {
 
 
 def measure(kind, args):
-    """Seconds of the fastest step, GiB that the steps add, share of a matrix product's speed, first loss."""
+    """Seconds of the fastest step, GiB that the steps add and the peak, share of a matrix product's speed, first loss."""
     import torch
     from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
     from torch.utils.flop_counter import FlopCounterMode
@@ -139,10 +139,12 @@ def measure(kind, args):
         losses.append(step())
         seconds.append(time.perf_counter() - start)
     memory = peak_memory(on_gpu) - before
-    with FlopCounterMode(display=False) as counter:
-        step()
-    speed = counter.get_total_flops() / min(seconds)
-    return dict(seconds=min(seconds), memory=memory, share=speed / matmul_speed(on_gpu), loss=losses[0])
+    share = None
+    if kind != BUDGET:  # counting operations holds what parts of the prompts would have given back
+        with FlopCounterMode(display=False) as counter:
+            step()
+        share = counter.get_total_flops() / min(seconds) / matmul_speed(on_gpu)
+    return dict(seconds=min(seconds), memory=memory, peak=before + memory, share=share, loss=losses[0])
 
 
 def peak_memory(on_gpu):
@@ -215,8 +217,18 @@ def table(runs):
             for key in ("seconds", "memory")
         )
         run = next(iter(ours.values()))
-        rows.append([n_classes, kind, *medians, *ratios, run["share"], run["loss"]])
-    headers = ["classes", "training step", "seconds", "GiB", "x seconds", "x GiB", "share of matmul", "first loss"]
+        rows.append([n_classes, kind, *medians, *ratios, run["peak"], run["share"], run["loss"]])
+    headers = [
+        "classes",
+        "training step",
+        "seconds",
+        "GiB",
+        "x seconds",
+        "x GiB",
+        "peak GiB",
+        "share of matmul",
+        "loss",
+    ]
     return tabulate(rows, headers, floatfmt=".3f")
 
 

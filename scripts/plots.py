@@ -147,6 +147,7 @@ def draw_scatter(groups, x, xlabel, path):
     if max(values) > 10 * min(values):
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
+        axes.tick_params(which="minor", labelbottom=False)  # they would overlap
     axes.set(xlabel=xlabel, ylabel=accuracy_label(groups))
     label_at_right(axes, points, look)
     save(figure, path)

@@ -51,7 +51,7 @@ def copy_checkout(folder):
 
 
 @pytest.fixture(scope="module")
-def finished(request, tmp_path_factory):
+def pages_run(request, tmp_path_factory):
     """{page: future of its process} of the pages that are tested, as many at a time as there are cores.
 
     They run in copies of their own, without a network, and share the unpacked data and the encoded test images.
@@ -72,15 +72,15 @@ def finished(request, tmp_path_factory):
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         return subprocess.run(["bash", script], cwd=folder, env=environment, text=True, timeout=600, **streams)
 
-    pages = {item.callspec.params["page"] for item in request.session.items if "finished" in item.fixturenames}
+    pages = {item.callspec.params["page"] for item in request.session.items if "pages_run" in item.fixturenames}
     by_length = sorted(pages, key=lambda page: -page.read_text(encoding="utf-8").count("\n```bash"))
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         yield {page: pool.submit(run, page) for page in by_length}
 
 
 @of_page
-def test_the_blocks_of_a_page_run(page, finished):
-    done = finished[page].result()
+def test_the_blocks_of_a_page_run(page, pages_run):
+    done = pages_run[page].result()
     assert done.returncode == 0, f"{page.name} ended with {done.returncode}:\n{done.stdout[-4000:]}"
     assert "\033" not in done.stdout  # colours are for terminals
 
