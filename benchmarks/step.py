@@ -98,7 +98,7 @@ KINDS = {
 
 
 def measure(kind, args):
-    """Seconds of the fastest step, GiB that the steps add and the peak, share of a matrix product's speed, first loss."""
+    """Seconds of the fastest step, GiB that the steps add and at the peak, share of a matrix product's speed, loss."""
     import torch
     from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
     from torch.utils.flop_counter import FlopCounterMode
