@@ -63,9 +63,6 @@ class CLIPTrainer(TrainerX):
 
     def build_model(self):
         cfg = self.cfg
-        n_views = cfg.INPUT.get("CACHE_VIEWS", 0)
-        if n_views < 0 or (n_views and not cfg.INPUT.FEATURE_CACHE):
-            raise ValueError(f"INPUT.CACHE_VIEWS {n_views} needs a number from 0, and a folder INPUT.FEATURE_CACHE")
         parallel.split(self.splits)
         self.precision = MixedPrecision(self.node.PREC, self.device)
         self.scaler = self.precision.scaler  # the toolbox saves its state with the checkpoints

@@ -258,7 +258,7 @@ def test_a_step_on_a_kept_view_is_one_on_the_image(build):
 
 
 def test_views_that_cannot_be_kept(build, capsys):
-    with pytest.raises(ValueError, match="needs a number from 0, and a folder"):
+    with pytest.raises(ValueError, match="CACHE_VIEWS 2 needs a folder"):
         build("CoOp", "INPUT.CACHE_VIEWS", "2", "INPUT.FEATURE_CACHE", "").before_train()
     trainer = build("CoOp", "INPUT.CACHE_VIEWS", "2", "DATALOADER.ON_ERROR", "skip")
     loader = trainer.train_loader_x
