@@ -1,6 +1,7 @@
 """Whether a run gives its results again: ``python train.py --reproduce RESULTS_JSON``."""
 
 import json
+import shutil
 from pathlib import Path
 
 from tabulate import tabulate
@@ -14,16 +15,20 @@ FOLDER = "reproduced"  # in the run's
 def arguments_of(path):
     """Those of train.py that run again what wrote a results.json, into the folder `reproduced` beside it.
 
+    An earlier reproduction is removed if it is finished, and goes on if it was stopped.
+
     Raises OSError or UserError if it is no such file, its config.yaml is missing, or its seed is random.
     """
     folder = Path(path).parent
     try:
         results = read_json(path)
-        evaluated, seed = results["evaluated"], results["seed"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        evaluated, seed, _ = results["evaluated"], results["seed"], flatten(results["metrics"])
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is no results.json of train.py that tells how it was made") from error
     if seed < 0:
         raise UserError(f"{path} was made with a random seed (SEED {seed}): there is nothing to reproduce")
+    if (folder / FOLDER / "results.json").is_file():
+        shutil.rmtree(folder / FOLDER)
     flags = ["--config-file", str(folder / "config.yaml"), "--output-dir", str(folder / FOLDER)]
     if evaluated is not None:
         flags += ["--eval-only", "--model-dir", evaluated["model_dir"]]

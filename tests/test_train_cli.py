@@ -120,15 +120,18 @@ def test_reproducing_a_run_tells_whether_it_gave_the_same(arguments, tmp_path, c
     path = tmp_path / "run" / "results.json"
     assert main(["--reproduce", str(path)]) == 0
     out = capsys.readouterr().out
+    assert "No checkpoint found, train from scratch" in out
     assert "The same results." in out and re.search(r"^accuracy +\d+\.\d+ +\d+\.\d+ +0\.0000$", out, re.M)
     results = read_results(tmp_path / "run")
     assert read_results(tmp_path / "run" / "reproduced")["config_hash"] == results["config_hash"]
     results["metrics"]["accuracy"] -= 1
     path.write_text(json.dumps(results))
-    shutil.rmtree(tmp_path / "run" / "reproduced")
     assert main(["--reproduce", str(path)]) == 1
-    assert "Other results" in capsys.readouterr().out
-    for content, message in ((b"{", "is no results.json"), (b'{"seed": -1, "evaluated": null}', "a random seed")):
+    out = capsys.readouterr().out
+    assert "Other results" in out and "No checkpoint found, train from scratch" in out  # not what the first one left
+    bad = {b"{": "is no results.json", b'{"seed": 1, "evaluated": null}': "is no results.json"}
+    bad[b'{"seed": -1, "evaluated": null, "metrics": {}}'] = "a random seed"
+    for content, message in bad.items():
         path.write_bytes(content)
         assert main(["--reproduce", str(path)]) == 2
         assert message in capsys.readouterr().err
