@@ -21,6 +21,7 @@ def parse_args(argv):
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="output folder of a finished run")
     parser.add_argument("--out", type=Path, help="folder of the files; by default export/ in the run's folder")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
     return parser.parse_args(argv)
 
 
@@ -38,9 +39,10 @@ def main(argv=None):
     except user_errors as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    for path in sorted(out.iterdir()):
-        print(f"{path.stat().st_size / 2**20:8.2f} MiB  {path}")
-    print(f"model.onnx gives the predictor's probabilities of three images of noise, to {difference:.0e}")
+    if not args.quiet:
+        for path in sorted(out.iterdir()):
+            print(f"{path.stat().st_size / 2**20:8.2f} MiB  {path}")
+        print(f"model.onnx gives the predictor's probabilities of three images of noise, to {difference:.0e}")
     return 0
 
 

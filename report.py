@@ -10,7 +10,6 @@ Exit code: 0 done, 2 a mistake of the user.
 import argparse
 import base64
 import contextlib
-import csv
 import html
 import io
 import json
@@ -21,16 +20,21 @@ import tempfile
 from collections import Counter, defaultdict
 from pathlib import Path
 from string import Template
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
+from PIL import Image, ImageOps
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
+import visualize
 from dassl.config import read_flat
 from dassl.utils import UserError, read_image, replacing
 from scripts import plots, table
 from scripts.run import read_methods, shots_text, unique
+from scripts.runs import read_predictions
 
 TEMPLATE = Path(__file__).parent / "scripts" / "report.html"
 OF_A_RUN = ("SEED", "OUTPUT_DIR", "RESUME", "DATASET.NAME", "DATASET.NUM_SHOTS", "INPUT.FEATURE_")
@@ -125,8 +129,8 @@ METRICS = ("accuracy", "macro_f1")
 def drawn_plots(groups):
     """The pictures that a comparison has anyway."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        plots.draw_all(groups, Path(folder))
-        return grid(picture(path.read_bytes(), f"plot: {path.stem}") for path in sorted(Path(folder).glob("*.png")))
+        names = plots.draw_all(groups, Path(folder))
+        return grid(picture((Path(folder) / name).read_bytes(), f"plot: {name}") for name in names)
 
 
 def curves(groups, folders):
@@ -168,15 +172,13 @@ def thin(values):
     return [piece.mean() for piece in pieces], [np.asarray(values)[piece].mean() for piece in pieces]
 
 
-def read_predictions(groups, folders):
+def predictions_of(groups, folders):
     """{(position of a Group, seed): rows} of the runs that have kept their predictions."""
     predictions = {}
     for i, group in enumerate(groups):
         for seed in group.runs if id(group) in folders else ():
-            path = folders[id(group)] / f"seed{seed}" / "predictions.csv"
-            if path.is_file():
-                with path.open(newline="", encoding="utf-8") as file:
-                    predictions[i, seed] = list(csv.DictReader(file))
+            if rows := read_predictions(folders[id(group)] / f"seed{seed}"):
+                predictions[i, seed] = rows
     return predictions
 
 
@@ -211,8 +213,8 @@ def lacking(file, maker):
     return f"<p>No run has a {file} (which {maker} writes), so there is nothing to show.</p>"
 
 
-def hardest(groups, predictions):
-    """Images that most runs take for something else, the surest mistakes first."""
+def hardest(groups, folders, predictions):
+    """Images that most runs take for something else, the surest mistakes first, and what a SOT-GLP sees in them."""
     parts = []
     for dataset in unique(group.dataset for group in groups):
         seen = defaultdict(list)
@@ -223,27 +225,78 @@ def hardest(groups, predictions):
         for path, rows in seen.items():
             if wrong := [row for row in rows if row["predicted"] != row["class"]]:
                 sure = sum(float(row["p_predicted"]) for row in wrong) / len(wrong)
-                ranked.append((len(wrong) / len(rows), sure, path, wrong, len(rows)))
-        figures = []
-        for _, sure, path, wrong, total in sorted(ranked, key=lambda entry: (-entry[0], -entry[1], entry[2]))[:HARDEST]:
-            taken = Counter(row["predicted"] for row in wrong).most_common(1)[0][0]
-            figures.append(face(path, f"{wrong[0]['class']}, taken for {taken}", len(wrong), total, sure))
-        if figures:
-            parts.append(f"<h3>{text(dataset)}</h3>{grid(figures, 'faces')}")
+                ranked.append((-len(wrong) / len(rows), -sure, path, wrong, len(rows)))
+        found = [
+            Mistake(path, wrong[0]["class"], Counter(row["predicted"] for row in wrong).most_common(1)[0][0],
+                    f"wrong in {len(wrong)} of {total} runs, {-sure:.0%} sure")
+            for _, sure, path, wrong, total in sorted(ranked, key=lambda entry: entry[:3])[:HARDEST]
+        ]  # fmt: skip
+        if found:
+            of_dataset = [group for group in groups if group.dataset == dataset and id(group) in folders]
+            note, figures = faces(found, of_dataset, folders)
+            parts.append(f"<h3>{text(dataset)}</h3>{note}{grid(figures, 'faces')}")
     return "".join(parts) or lacking("predictions.csv", "train.py")
 
 
-def face(path, told, wrong, total, sure):
-    """An image with what it is taken for; only the words where its file is gone."""
-    caption = f"{told}; wrong in {wrong} of {total} runs, {sure:.0%} sure"
-    try:
-        image = read_image(path)
-    except UserError:
-        return f"<figure><figcaption>{text(caption)} (its file is gone: {text(path)})</figcaption></figure>"
-    image.thumbnail((128, 128))
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return picture(buffer.getvalue(), told, caption)
+class Mistake(NamedTuple):
+    """An image that runs take for another class."""
+
+    path: str
+    truth: str
+    taken: str
+    told: str
+
+    @property
+    def caption(self):
+        return f"{self.truth}, taken for {self.taken}; {self.told}"
+
+
+def faces(mistakes, groups, folders):
+    """A paragraph about the overlays, and the figure of each Mistake: of an image whose file is gone, its caption."""
+    readable = []
+    for mistake in mistakes:
+        with contextlib.suppress(UserError):
+            readable.append((mistake, read_image(mistake.path)))
+    note, drawn = overlays(readable, groups, folders)
+    figures = []
+    for mistake in mistakes:
+        if mistake in drawn:
+            figures.append(picture(drawn[mistake], f"{mistake.truth}, taken for {mistake.taken}", mistake.caption))
+        else:
+            gone = f"{mistake.caption} (its file is gone: {mistake.path})"
+            figures.append(f"<figure><figcaption>{text(gone)}</figcaption></figure>")
+    return f"<p>{text(note)}</p>", figures
+
+
+def overlays(readable, groups, folders):
+    """What is drawn, and {Mistake: Figure, or bytes of a PNG}, of [(Mistake, its image)].
+
+    With the partition for the true and for the other class by the first SOT-GLP that has local prompts, if its weights
+    can be loaded; else the images alone.
+    """
+    reason = "no run of SOT-GLP with local prompts"
+    for group in groups if readable else ():
+        if group.method.trainer != "SOTGLP":
+            continue
+        run = folders[id(group)] / f"seed{min(group.runs)}"
+        try:
+            predictor = visualize.load(run)
+        except (ValueError, OSError) as error:
+            reason = " ".join(str(error).split())
+            continue
+        seen = visualize.look(predictor, torch.stack([predictor.preprocess(image) for _, image in readable]))
+        labels = visualize.labels_of(predictor)
+        drawn = {}
+        for i, (mistake, _) in enumerate(readable):
+            titles = {labels[name]: name for name in (mistake.truth, mistake.taken) if name in labels}
+            drawn[mistake] = visualize.draw_card(seen, i, titles)
+        said = f"{group.method.name}, seed {min(group.runs)}"
+        return f"At the right of each: how {said}, shares out the patches that it keeps for the two classes.", drawn
+    drawn = {}
+    for mistake, image in readable:
+        drawn[mistake] = png = io.BytesIO()
+        ImageOps.contain(image, (128, 128), Image.Resampling.NEAREST).save(png, "PNG")
+    return f"Without overlays of local prompts: {reason}.", {key: png.getvalue() for key, png in drawn.items()}
 
 
 def ood(groups, folders):
@@ -300,13 +353,13 @@ def page(folder):
     comparisons, folders = find_groups(folder)
     parts = [f"<h1>Report of {text(folder.resolve().name)}</h1>"]
     for groups in comparisons:
-        predictions = read_predictions(groups, folders)
+        predictions = predictions_of(groups, folders)
         sections = {
             "Results": tables(groups),
             "Plots": drawn_plots(groups),
             "Training curves": curves(groups, folders),
             "Confusion matrices": confusions(groups, predictions),
-            "Hardest images": hardest(groups, predictions),
+            "Hardest images": hardest(groups, folders, predictions),
             "OOD detection": ood(groups, folders),
             "Settings": settings(groups, folders),
         }

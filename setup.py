@@ -36,8 +36,9 @@ setup(
         "tensorboard",
     ],
     extras_require={
-        "test": ["pytest", "POT", "scipy", "playwright", *EXPORT],
+        "test": ["pytest", "pytest-xdist", "POT", "scipy", "playwright", *EXPORT],
         "export": EXPORT,
+        "benchmarks": ["POT", "geomloss"],
         "embedded": ["resvg-py"],  # to remake the embedded benchmark
     },
 )

@@ -200,6 +200,7 @@ def run(args, cfg, trainer):
         "seed": cfg.SEED,
         "trainer": cfg.TRAINER.NAME,
         "backbone": cfg.MODEL.BACKBONE.NAME,
+        "classnames": trainer.made_with()["classnames"],
         "seconds": round(time.time() - start, 3),
         "epochs": args.load_epoch if args.eval_only else cfg.OPTIM.MAX_EPOCH,
         "device": torch.cuda.get_device_name() if trainer.device.type == "cuda" else "cpu",

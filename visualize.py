@@ -1,11 +1,11 @@
 """What a trained SOT-GLP looks at: ``python visualize.py RUN_FOLDER [images ...]``.
 
-Draws a figure for each image. A row is a class: the predicted one, the true one (of the test set's images), the
-runner-up. Its columns: the mean cosine of each patch with the class's local prompts, and around the support; the
-partition of the support, where a patch has the colour of the prompt with its largest share and a bar as long as that
-share; each prompt's share of each patch. A last figure, summary.png, is about all images and their predicted classes:
-the entropy of how a patch is shared out, and the overlap of two prompts, each for the transport plan and for prompts
-that each choose their own top K patches.
+Draws a figure for each image, by default of some that the run was tested on. A row is a class: the predicted one, the
+true one (of images in the run's predictions.csv), the runner-up. Its columns: the mean cosine of each patch with the
+class's local prompts, and around the support; the partition of the support, where a patch has the colour of the prompt
+with its largest share and a bar as long as that share; each prompt's share of each patch. A last figure, summary.png,
+is about all images and their predicted classes: the entropy of how a patch is shared out, and the overlap of two
+prompts, each for the transport plan and for prompts that each choose their own top K patches.
 
 Exit code: 0 done, 2 a mistake of the user.
 """
@@ -22,13 +22,16 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
+import sotglp
 import train
-from dassl.utils import UserError, read_image
+from dassl.evaluation import unique_names
+from dassl.utils import UserError
 from scripts.plots import OKABE_ITO, save
-from scripts.runs import load_trainer, read_config
+from scripts.runs import read_config, read_predictions
 from sotglp.matching import own_support
 
 FADED = ListedColormap(["#ffffff00", "#ffffffb0"])  # what is kept, and what is not
+FRAME = {"fill": False, "edgecolor": "white", "linewidth": 1.2}  # around a patch of the support
 
 
 class Seen(NamedTuple):
@@ -71,36 +74,34 @@ def overlap(plan):
     return torch.minimum(mass.unsqueeze(-1), mass.unsqueeze(-2)).sum(dim=-3)
 
 
-def load_run(folder):
-    """The trainer of a finished run, with the weights of its results. Raises ValueError if it has no local prompts."""
-    cfg = read_config(folder)
-    if cfg.TRAINER.NAME != "SOTGLP" or not cfg.TRAINER.SOTGLP.N_LOCAL:
+def load(run):
+    """The predictor of a run's folder. Raises OSError or ValueError if it is none, or has no local prompts."""
+    cfg = read_config(run).TRAINER
+    if cfg.NAME != "SOTGLP" or not cfg.SOTGLP.N_LOCAL:
         raise UserError(
-            f"{folder} is a run of {cfg.TRAINER.NAME} without local prompts of each class: give one of SOTGLP that has "
-            "some (TRAINER.SOTGLP.N_LOCAL from 1)"
+            f"{run} is a run of {cfg.NAME} without local prompts of each class: give one of SOTGLP that has some "
+            "(TRAINER.SOTGLP.N_LOCAL from 1)"
         )
-    return load_trainer(folder, cfg, None if cfg.TEST.FINAL_MODEL == "best_val" else cfg.OPTIM.MAX_EPOCH)
+    return sotglp.load(run)
 
 
 @torch.no_grad()
-def look(trainer, images):
-    """Images (B, 3, S, S), as the test's transform makes them -> Seen."""
+def look(predictor, images):
+    """What a predictor makes of images (B, 3, S, S), as it preprocesses them -> Seen."""
+    trainer, match = predictor.trainer, predictor.match(images)
     model, cfg = trainer.model, trainer.cfg.INPUT
-    text = model.encode_text()
-    features = model.features(images.to(trainer.device))
-    match = model.match(features, text)
-    patches = model.to_joint(features[1], model.projection)
-    own = own_support(patches, text[1], model.topk)
+    patches = model.to_joint(model.features(images.to(trainer.device))[1], model.projection)
+    own = own_support(patches, predictor.text[1], model.topk)
     mean, std = (torch.tensor(values)[:, None, None] for values in (cfg.PIXEL_MEAN, cfg.PIXEL_STD))
     pixels = images * std + mean if "normalize" in cfg.TRANSFORMS else images
     n_patches = match.s.shape[1]
     evenly = torch.ones_like(match.plan) / match.plan[0, 0].numel()
     return Seen(
         pixels.clamp(0, 1),
-        trainer.scores(match).cpu(),
-        match.s.cpu(),
-        spread_out(match.support, match.plan, n_patches).cpu(),
-        spread_out(own, evenly, n_patches).cpu(),
+        trainer.probabilities(match)["combined"].cpu(),
+        match.s.float().cpu(),
+        spread_out(match.support, match.plan, n_patches).float().cpu(),
+        spread_out(own, evenly, n_patches).float().cpu(),
     )
 
 
@@ -143,19 +144,12 @@ def draw_image(seen, i, truth, names, path):
         heat = row[1].imshow(
             cosines[:, line].view(side, side).numpy(), extent=extent, cmap="cividis", **limits, alpha=0.9
         )
-        prompt, sure = partition(plan[line])
-        fade(row[2], (prompt >= 0).view(side, side))
-        for place in (prompt >= 0).nonzero().flatten().tolist():
-            y, x = divmod(place, side)
-            frame = {"fill": False, "edgecolor": "white", "linewidth": 1.2}
-            row[1].add_patch(Rectangle((x, y), 1, 1, **frame))
-            colour = colours(n_prompts)[prompt[place]]
-            row[2].add_patch(Rectangle((x, y), 1, 1, facecolor=colour, alpha=0.75, edgecolor="none"))
-            row[2].add_patch(Rectangle((x + 0.1, y + 0.72), 0.8, 0.18, color="white", alpha=0.45, linewidth=0))
-            row[2].add_patch(Rectangle((x + 0.1, y + 0.72), 0.8 * sure[place], 0.18, color="black", linewidth=0))
-            row[2].add_patch(Rectangle((x, y), 1, 1, **frame))
+        kept = (plan[line].sum(dim=-1) > 0).view(side, side)
+        for y, x in kept.nonzero().tolist():
+            row[1].add_patch(Rectangle((x, y), 1, 1, **FRAME))
+        draw_partition(row[2], plan[line])
         for n in range(n_prompts):
-            fade(row[3 + n], (prompt >= 0).view(side, side))
+            fade(row[3 + n], kept)
             share = shares(plan[line])[:, n].view(side, side).numpy()
             row[3 + n].imshow(share, extent=extent, cmap="viridis", vmin=0, vmax=largest, alpha=0.95)
     titles = ["picture", "mean cosine\n(frames: the support)", "partition among\nthe local prompts"]
@@ -177,6 +171,34 @@ def draw_image(seen, i, truth, names, path):
     scale.set_clim(0, largest)
     figure.colorbar(scale, cax=bar, format="{x:.0%}").set_label("share of the patch", fontsize=9)
     save(figure, path)
+
+
+def draw_partition(axis, plan):
+    """The partition of a plan (P, N) on a picture: colours of prompts, and bars as long as their share of a patch."""
+    side = math.isqrt(len(plan))
+    prompt, sure = partition(plan)
+    fade(axis, (prompt >= 0).view(side, side))
+    for place in (prompt >= 0).nonzero().flatten().tolist():
+        y, x = divmod(place, side)
+        colour = colours(plan.shape[-1])[prompt[place]]
+        axis.add_patch(Rectangle((x, y), 1, 1, facecolor=colour, alpha=0.75, edgecolor="none"))
+        axis.add_patch(Rectangle((x + 0.1, y + 0.72), 0.8, 0.18, color="white", alpha=0.45, linewidth=0))
+        axis.add_patch(Rectangle((x + 0.1, y + 0.72), 0.8 * sure[place], 0.18, color="black", linewidth=0))
+        axis.add_patch(Rectangle((x, y), 1, 1, **FRAME))
+
+
+def draw_card(seen, i, titles):
+    """A small Figure of image i: the picture, and the partition for each class of {label: title}."""
+    figure = Figure(figsize=(1.5 * (1 + len(titles)), 1.75), layout="constrained")
+    axes = figure.subplots(1, 1 + len(titles), squeeze=False)[0]
+    side = math.isqrt(seen.plan.shape[2])
+    for axis in axes:
+        axis.set_axis_off()
+        axis.imshow(seen.pixels[i].permute(1, 2, 0).numpy(), extent=(0, side, side, 0), interpolation="nearest")
+    for axis, (label, title) in zip(axes[1:], titles.items(), strict=True):
+        draw_partition(axis, seen.plan[i, label])
+        axis.set_title(title, fontsize=9)
+    return figure
 
 
 def fade(axis, kept):
@@ -215,11 +237,22 @@ def draw_summary(seen, path):
     save(figure, path)
 
 
+def labels_of(predictor):
+    """{class name as in predictions.csv: label}."""
+    return {name: label for label, name in unique_names(dict(enumerate(predictor.classnames))).items()}
+
+
+def spaced(items, number):
+    """So many of the items, evenly spaced, or all."""
+    number = min(number, len(items))
+    return [items[i * len(items) // number] for i in range(number)]
+
+
 def parse_args(argv):
     parser = train.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="output folder of a finished run of SOTGLP")
-    parser.add_argument("images", nargs="*", help="pictures; by default some of the test set, evenly spaced")
-    parser.add_argument("--number", type=int, default=6, help="of the test set's images (6)")
+    parser.add_argument("images", nargs="*", help="pictures; by default some of the run's test, evenly spaced")
+    parser.add_argument("--number", type=int, default=6, help="of the test's images (6)")
     parser.add_argument("--out", type=Path, help="folder of the figures; by default prompts/ in the run's folder")
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
     args = parser.parse_args(argv)
@@ -232,24 +265,25 @@ def main(argv=None):
     """Run the script; return its exit code: 0, or 2 for a mistake of the user."""
     try:
         args = parse_args(argv)
-        trainer = load_run(args.run)
-        test = trainer.dm.dataset.test
-        paths = args.images or [test[i * len(test) // args.number].impath for i in range(min(args.number, len(test)))]
-        transform = trainer.test_loader.dataset.transform
-        images = torch.stack([transform(read_image(path)) for path in paths])
+        predictor = load(args.run)
+        tested = {row["path"]: row["class"] for row in read_predictions(args.run)}
+        paths = args.images or spaced(list(tested), args.number)
+        if not paths:
+            raise UserError(f"{args.run} has no predictions.csv that names the images of its test: give images")
+        images = torch.stack([predictor.preprocess(path) for path in paths])
         out = args.out or args.run / "prompts"
         out.mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    labels = {Path(item.impath).resolve(): item.label for item in test}
-    seen = look(trainer, images)
+    names, label_of = predictor.classnames, labels_of(predictor)
+    truths = {Path(path).resolve(): label_of.get(name) for path, name in tested.items()}
+    seen = look(predictor, images)
     for i, path in enumerate(paths):
-        truth = labels.get(Path(path).resolve())
         target = out / f"{i + 1:02d}_{Path(path).stem}.png"
-        draw_image(seen, i, truth, trainer.lab2cname, target)
+        draw_image(seen, i, truths.get(Path(path).resolve()), names, target)
         if not args.quiet:
-            print(f"{path}: predicted {trainer.lab2cname[seen.probabilities[i].argmax().item()]!r}; {target}")
+            print(f"{path}: predicted {names[seen.probabilities[i].argmax().item()]!r}; {target}")
     draw_summary(seen, out / "summary.png")
     if not args.quiet:
         print(f"Of all of them: {out / 'summary.png'}")

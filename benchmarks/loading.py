@@ -9,7 +9,6 @@ Exit code: 0 done, 2 a wrong argument, 130 interrupted, 1 something failed.
 import argparse
 import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from PIL import Image
 from tabulate import tabulate
 from torch.utils.data import DataLoader, RandomSampler
 
+from benchmarks.measure import seconds_of, write_json
 from dassl.config import get_cfg_default, merge_file, merge_pairs
 from dassl.data import DatasetWrapper
 from dassl.data.data_manager import build_data_loader
@@ -46,26 +46,25 @@ def settings(**values):
     return cfg
 
 
-def seconds_of_an_epoch(loader):
-    start = time.perf_counter()
+def epoch(loader):
     for _ in loader:
         pass
-    return time.perf_counter() - start
 
 
 def compare(loaders, pairs):
     """Median seconds of an epoch of both loaders and the median ratio, first against second."""
     for loader in loaders:
-        seconds_of_an_epoch(loader)
-    runs = [[seconds_of_an_epoch(loader) for loader in loaders] for _ in range(pairs)]
+        epoch(loader)
+    runs = [[seconds_of(lambda loader=loader: epoch(loader))[0] for loader in loaders] for _ in range(pairs)]
     return [*map(statistics.median, zip(*runs, strict=True)), statistics.median(a / b for a, b in runs)]
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=5, help="epochs of each kind")
     parser.add_argument("--workers", type=int, default=2, help="processes that load")
-    args = parser.parse_args()
+    parser.add_argument("--json", help="file for all measurements")
+    args = parser.parse_args(argv)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         sources = {size: photographs(Path(folder), size, 40) for size in SIZES}
@@ -84,7 +83,9 @@ def main():
                 loaders.append(build_data_loader(cfg, data_source=source, batch_size=10, tfm=transform, is_train=False))
             what = f"{len(source)} test images of {size[0]} x {size[1]}: reduced / whole"
             rows.append([what, *compare(loaders, args.pairs)])
-    print(tabulate(rows, ["an epoch", "seconds", "seconds", "ratio"], floatfmt=".3f"))
+    headers = ["an epoch", "seconds of the first", "of the second", "ratio"]
+    print(tabulate(rows, headers, floatfmt=".3f"))
+    write_json([dict(zip(headers, row, strict=True)) for row in rows], args.json)
 
 
 if __name__ == "__main__":

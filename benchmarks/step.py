@@ -1,6 +1,6 @@
 """A training step of SOT-GLP, against the same step as published, and without each part of what makes ours fast.
 
-``python benchmarks/step.py``: ViT-B/16 with random weights, ImageNet's class names, 4 images, 3 global and 4 local
+``python -m benchmarks.step``: ViT-B/16 with random weights, ImageNet's class names, 4 images, 3 global and 4 local
 prompts; float32 on the CPU, mixed precision on a GPU. Each measurement is a process of its own, all kinds in turn;
 ratios are of those of one turn. Memory is what the steps add at their peak: on the CPU to the process with libraries
 and model, on a GPU to what is allocated. The share is of the speed of a large matrix product in the same process.
@@ -15,10 +15,11 @@ import statistics
 import subprocess
 import sys
 import time
+from itertools import product
 
 from tabulate import tabulate
 
-VIT_B16 = dict(embed_dim=512, image_size=224, patch_size=16, vision_width=768, vision_layers=12)
+from benchmarks.measure import random_clip, write_json
 
 
 def all_positions(self, embed, eot, n_prompts=1, shared=0, deep=None):
@@ -83,6 +84,7 @@ def leave_transport_to_pytorch():
     kernels.fits = lambda log_plan: False
 
 
+SIZES = "classes", "images", "local"
 PLAIN, KEPT, BUDGET, COMPILED = "as published", "kept features of images", "budget of 0.25 GiB", "compiled"
 KINDS = {
     "sotglp": None,
@@ -105,24 +107,23 @@ def measure(kind, args):
 
     import sotglp
 
-    device = torch.device(args.device)
+    (n_classes,), (n_images,), (n_local,), device = args.classes, args.images, args.local, torch.device(args.device)
     on_gpu, seconds, losses = device.type == "cuda", [], []
     if KINDS[kind]:
         KINDS[kind]()
-    torch.manual_seed(0)
     with device:
-        clip = sotglp.CLIP(**VIT_B16, text_width=512, text_layers=12).requires_grad_(False).eval()
-        images, targets = torch.randn(args.images, 3, 224, 224), torch.arange(args.images) % args.classes[0]
+        clip = random_clip()
+        images, targets = torch.randn(n_images, 3, 224, 224), torch.arange(n_images) % n_classes
     if kind == BUDGET:
         clip.memory_budget = 2**28
     if kind == COMPILED:
         clip.visual.compile()
-    model = sotglp.SOTGLP(clip, IMAGENET_CLASSNAMES[: args.classes[0]], n_local=args.local).to(device)
+    model = sotglp.SOTGLP(clip, IMAGENET_CLASSNAMES[:n_classes], n_local=n_local).to(device)
     optimizer = torch.optim.SGD(model.learned.parameters(), lr=0.01, momentum=0.9)
     autocast = torch.autocast(device.type, torch.float16, enabled=on_gpu)
 
     def step():
-        drawn = sotglp.draw_prompts(args.images, 3, 0.75, device)
+        drawn = sotglp.draw_prompts(n_images, 3, 0.75, device)
         with autocast:
             match = model.match(features or model.features(images), model.encode_text())
             loss = sum(sotglp.sotglp_loss(match, targets, model.logit_scale, drawn))
@@ -166,69 +167,58 @@ def matmul_speed(on_gpu):
     return 2 * size**3 / timer.blocked_autorange(min_run_time=1).median
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=3, help="processes of each kind")
     parser.add_argument("--steps", type=int, default=3, help="training steps in each process")
     parser.add_argument("--classes", type=int, nargs="+", default=[20], help="numbers of classes")
-    parser.add_argument("--images", type=int, default=4, help="images of a batch")
-    parser.add_argument("--local", type=int, default=4, help="local prompts of a class")
+    parser.add_argument("--images", type=int, nargs="+", default=[4], help="images of a batch")
+    parser.add_argument("--local", type=int, nargs="+", default=[4], help="local prompts of a class")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     told = f"what is measured, of: {'; '.join(KINDS)}; all but {COMPILED}, if not given"
     parser.add_argument("--kinds", nargs="+", choices=KINDS, metavar="KIND", help=told)
     parser.add_argument("--json", help="file for all measurements")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.measure:
         print(json.dumps(measure(args.measure, args)))
         return
     kinds = args.kinds or [kind for kind in KINDS if kind != COMPILED]
     runs = []
     for turn in range(args.turns):
-        for n_classes in args.classes:
+        for sizes in product(args.classes, args.images, args.local):
             for kind in kinds:
-                told = f"turn {turn + 1} of {args.turns}, {n_classes} classes, {kind}"
-                sizes = ("steps", "images", "local", "device")
-                command = [word for name in sizes for word in (f"--{name}", str(getattr(args, name)))]
-                command = [sys.executable, __file__, *command, "--classes", str(n_classes), "--measure", kind]
+                told = "turn {} of {}, {} classes, {} images, {} local prompts, {}"
+                told = told.format(turn + 1, args.turns, *sizes, kind)
+                words = zip(SIZES + ("steps", "device"), (*sizes, args.steps, args.device), strict=True)
+                command = [sys.executable, "-m", "benchmarks.step", "--measure", kind]
+                command += [word for name, value in words for word in (f"--{name}", str(value))]
                 output = subprocess.run(command, capture_output=True, text=True)
                 if output.returncode:
                     print(f"{told}: {output.stderr.strip().splitlines()[-1]}", flush=True)
                     continue
-                run = {"turn": turn, "classes": n_classes, "kind": kind, **json.loads(output.stdout.splitlines()[-1])}
-                runs.append(run)
-                print(f"{told}: {run['seconds']:.3f} s, {run['memory']:.2f} GiB", flush=True)
+                measured = json.loads(output.stdout.splitlines()[-1])
+                runs.append({"turn": turn, **dict(zip(SIZES, sizes, strict=True)), "kind": kind, **measured})
+                print(f"{told}: {measured['seconds']:.3f} s, {measured['memory']:.2f} GiB", flush=True)
     print(table(runs))
-    if args.json:
-        with open(args.json, "w", encoding="utf-8") as file:
-            json.dump(runs, file, indent=1)
+    write_json(runs, args.json)
 
 
 def table(runs):
-    """Medians of each number of classes and kind, and ratios to the first."""
+    """Medians for each size and kind, and ratios to the first."""
     groups = {}
     for run in runs:
-        groups.setdefault((run["classes"], run["kind"]), {})[run["turn"]] = run
+        groups.setdefault((*(run[size] for size in SIZES), run["kind"]), {})[run["turn"]] = run
     rows, first = [], next(iter(groups.values()), {})
-    for (n_classes, kind), ours in groups.items():
-        medians = (statistics.median(run[key] for run in ours.values()) for key in ("seconds", "memory"))
+    for key, ours in groups.items():
+        medians = (statistics.median(run[name] for run in ours.values()) for name in ("seconds", "memory"))
         ratios = (
-            statistics.median(ours[turn][key] / first[turn][key] for turn in ours.keys() & first.keys())
-            for key in ("seconds", "memory")
+            statistics.median(ours[turn][name] / first[turn][name] for turn in ours.keys() & first.keys())
+            for name in ("seconds", "memory")
         )
         run = next(iter(ours.values()))
-        rows.append([n_classes, kind, *medians, *ratios, run["peak"], run["share"], run["loss"]])
-    headers = [
-        "classes",
-        "training step",
-        "seconds",
-        "GiB",
-        "x seconds",
-        "x GiB",
-        "peak GiB",
-        "share of matmul",
-        "loss",
-    ]
+        rows.append([*key, *medians, *ratios, run["peak"], run["share"], run["loss"]])
+    headers = [*SIZES, "training step", "seconds", "GiB", "x seconds", "x GiB", "peak GiB", "share", "loss"]
     return tabulate(rows, headers, floatfmt=".3f")
 
 

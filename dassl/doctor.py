@@ -109,7 +109,7 @@ def main(argv=None):
         ("third-party trainers", others),
         *(("problem", problem) for problem in problems or ["none known"]),
     ]
-    print(tabulate(rows, tablefmt="plain", maxcolwidths=[None, 90]))
+    print(tabulate(rows, tablefmt="plain", maxcolwidths=[None, 76]))
 
 
 if __name__ == "__main__":

@@ -35,9 +35,7 @@ class Finding:
 
     def row(self):
         counts = [f"{len(self.splits[split]):,}" if split in self.splits else "" for split in ("train", "val", "test")]
-        unreadable = "" if self.unreadable is None else len(self.unreadable)
-        steps = self.steps or ([f"copy it anew: {self.unreadable[0]}"] if self.unreadable else [])
-        return [self.name, self.state, *counts, unreadable, "\n".join(steps)]
+        return [self.name, self.state, *counts, "" if self.unreadable is None else len(self.unreadable)]
 
 
 def known_names():
@@ -117,12 +115,11 @@ def main(argv=None):
         for finding in findings:
             if finding.state == "found":
                 finding.unreadable = find_unreadable(finding)
-    headers = ["data set", "state", "train", "val", "test", "unreadable", "next step"]
-    widths = [None] * (len(headers) - 1) + [80]
-    print(tabulate([finding.row() for finding in findings], headers, maxcolwidths=widths, disable_numparse=True))
-    for finding in findings:
-        for line in finding.unreadable or ():
-            print(line)
+    headers = ["data set", "state", "train", "val", "test", *(["unreadable"] if args.deep else [])]
+    print(tabulate([finding.row()[: len(headers)] for finding in findings], headers, disable_numparse=True))
+    steps = [f"{finding.name}: {step}" for finding in findings for step in finding.steps]
+    steps += [f"copy anew: {line}" for finding in findings for line in finding.unreadable or ()]
+    print(*(["\nNext:", *steps] if steps else []), sep="\n")
     fine = ("found",) if args.names else ("found", "missing")
     return int(any(finding.state not in fine or finding.unreadable for finding in findings))
 

@@ -131,13 +131,15 @@ def evaluate(trainer, sets, temperature=1.0):
 
 
 def table(results):
-    """A row for each set and their average, two columns for each score."""
-    headers = ["", "images", *(f"{score}\n{metric}" for score in SCORES for metric in METRICS)]
-    rows = [
-        [name, results["images"].get(name), *(by.get(score, {}).get(metric) for score in SCORES for metric in METRICS)]
-        for name, by in [*results["sets"].items(), ("average", results["average"])]
-    ]
-    return tabulate(rows, headers, floatfmt=".2f")
+    """For each metric a table, in it a row for each set and their average, a column for each score."""
+    texts = []
+    for metric in METRICS:
+        rows = [
+            [name, results["images"].get(name), *(by.get(score, {}).get(metric) for score in SCORES)]
+            for name, by in [*results["sets"].items(), ("average", results["average"])]
+        ]
+        texts.append(tabulate(rows, [metric, "images", *SCORES], floatfmt=".2f", maxcolwidths=[30]))
+    return "\n\n".join(texts)
 
 
 def parse_args(argv):

@@ -164,7 +164,7 @@ def mean_seconds(groups):
 
 
 def draw_all(groups, out):
-    """Write the pictures of groups into a folder, and print their names."""
+    """Write the pictures of groups into a folder; print their names, and return them."""
     largest = max(group.shots for group in groups)
     at_largest = [group for group in groups if group.shots == largest]
     names = []
@@ -180,3 +180,4 @@ def draw_all(groups, out):
         draw_scatter(at_largest, aurocs, "AUROC of OOD detection in %", out / "ood.png")
         names.append("ood.png")
     print(f"Pictures: {', '.join(names) or 'none, as no method has all its runs'}")
+    return names

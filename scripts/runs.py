@@ -1,6 +1,7 @@
 """Finished runs of train.py, loaded again by other scripts."""
 
 import contextlib
+import csv
 import io
 
 import train
@@ -30,3 +31,12 @@ def load_trainer(folder, cfg, epoch):
         trainer.load_model(str(folder), epoch=epoch)
     trainer.set_model_mode("eval")
     return trainer
+
+
+def read_predictions(folder):
+    """The rows of a run's predictions.csv, as {column: text}; none without that file."""
+    path = folder / "predictions.csv"
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

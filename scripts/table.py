@@ -21,6 +21,7 @@ from scripts.run import Method, read_methods, shots_text, unique
 
 COLUMNS = {"accuracy": "accuracy", "accuracy_global": "global branch", "accuracy_local": "local branch"}
 CSV_COLUMNS = ("method", "dataset", "shots", "mean", "std", "seeds", "seconds")
+WIDTH = 100  # columns of the terminal that a table takes at most
 PUBLISHED = Path(__file__).with_name("published.csv")
 PUBLISHED_BACKBONE = "ViT-B/16"
 PUBLISHED_NAMES = {"OxfordFlowers": "Flowers102", "DescribableTextures": "DTD"}  # where they differ from ours
@@ -264,6 +265,24 @@ def texts(rows, bold):
     return [[name, *(cell.text(bold) for cell in cells)] for name, *cells in rows]
 
 
+def folded(headers, rows, bold=str):
+    """Texts of a table that fit WIDTH: columns without room come in a further one, beside the methods' names again."""
+
+    def text(columns, bold):
+        lines = [[line[i] for i in (0, *columns)] for line in texts(rows, bold)]
+        filled = [line for line in lines if any(line[1:])]
+        return tabulate(filled, [headers[i] for i in (0, *columns)], disable_numparse=True)
+
+    parts = [[]]
+    for column in range(1, len(headers)):
+        wider = [*parts[-1], column]
+        if parts[-1] and max(map(len, text(wider, str).splitlines())) > WIDTH:
+            parts.append([column])
+        else:
+            parts[-1] = wider
+    return [text(columns, bold) for columns in parts]
+
+
 def latex(headers, rows, words):
     """A table in booktabs' style, with its words as a comment above."""
 
@@ -303,7 +322,7 @@ def show(tables, lines, out):
     plain_or_bold = "\033[1m{}\033[0m".format if sys.stdout.isatty() else str
     for words, headers, rows, notes in tables:
         below = "".join(f"\n{note}" for note in notes)
-        print(f"\n{words}\n{tabulate(texts(rows, plain_or_bold), headers, disable_numparse=True)}{below}")
+        print("\n".join(["", words, "\n\n".join(folded(headers, rows, plain_or_bold))]) + below)
         in_bold = tabulate(texts(rows, "**{}**".format), headers, "github", disable_numparse=True)
         markdown.append("\n".join([words, "", in_bold, *(f"\n{note}" for note in notes), ""]))
         tex.append(latex(headers, rows, " ".join([words, *notes])))

@@ -10,6 +10,7 @@ Letters: B images, P patches, L text positions, W width of a tower, D joint dime
 import math
 from collections import OrderedDict
 from functools import lru_cache, partial
+from heapq import heappop, heappush
 from typing import NamedTuple
 
 import torch
@@ -18,11 +19,12 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from sotglp import parallel
+from sotglp.memory import give_back
 
 # Where patch tokens come from: value-value attention beside the standard stream (CLIP-Surgery); the standard stream;
 # the standard stream with the last block's values in place of its attention (MaskCLIP, arXiv 2112.01071).
 STREAMS = ("vv", "last", "value")
-ROW = 64  # positions of a row of prompts: few gaps, and attention to other prompts' positions is cheap
+ROW = 64  # positions of a row of prompts, about: attention to other prompts' positions is cheap
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -297,7 +299,7 @@ class CLIP(nn.Module):
         size = int(min(self.memory_budget / (self.bytes_per_position() * width * n_prompts), n_rows))
         run = self.run_rows
         if torch.is_grad_enabled() and size < n_rows:
-            run = partial(checkpoint, run, use_reentrant=False, preserve_rng_state=False)
+            run = partial(checkpoint, self.run_part, use_reentrant=False, preserve_rng_state=False)
         size = max(size, 1)
         starts = range(first, last, size) or [0]  # of fewer rows than processes, one is run for nothing
         features = [run(embed, past, rows.part(i, min(i + size, max(last, 1))), shared, deep) for i in starts]
@@ -316,6 +318,12 @@ class CLIP(nn.Module):
             if i < len(blocks) - 1:
                 x = block.add_mlp(x + block.attn.attend(q, *kept, is_causal=True))
         return past
+
+    def run_part(self, *rows):
+        """``run_rows`` of a part of them, after the memory of the part before has been given back."""
+        if self.positional_embedding.device.type == "cpu":
+            give_back()
+        return self.run_rows(*rows)
 
     def run_rows(self, embed, past, rows, shared, deep):
         """Text features (M, R, E, D) at the E EOTs of R packed rows, after what ``run_shared`` has run."""
@@ -366,14 +374,13 @@ class Rows(NamedTuple):
 @lru_cache(maxsize=16)  # of a model's branches, in training the same at each step
 def pack(lengths, shared, device):
     """Rows for prompts of so many positions after the first ``shared`` ones."""
-    width = max(*lengths, min(ROW, sum(lengths)))
-    rows, used = [], width
-    for c in sorted(range(len(lengths)), key=lambda c: -lengths[c]):  # the long ones first leave the fewest gaps
-        if used + lengths[c] > width:
-            rows.append([])
-            used = 0
-        rows[-1].append(c)
-        used += lengths[c]
+    n_rows = math.ceil(sum(lengths) / max(*lengths, ROW))
+    rows, filled = [[] for _ in range(n_rows)], [(0, r) for r in range(n_rows)]
+    for c in sorted(range(len(lengths)), key=lambda c: -lengths[c]):  # the long ones first: rows end up alike
+        used, r = heappop(filled)
+        rows[r].append(c)
+        heappush(filled, (used + lengths[c], r))
+    width = max(filled)[0]
     owner = torch.full((len(rows), width), -1)
     places, ends = torch.full_like(owner, shared), torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
     order = torch.empty(len(lengths), dtype=torch.long)

@@ -195,10 +195,13 @@ def load(run, classnames=None):
     kind, best = kinds[cfg.TRAINER.NAME], cfg.TEST.FINAL_MODEL == "best_val"  # the weights of the run's results
     file = BEST if best else f"model.pth.tar-{cfg.OPTIM.MAX_EPOCH}"
     checkpoint = next((load_checkpoint(str(path)) for path in sorted(run.glob(f"*/{file}"))), {})
-    learned = checkpoint.get("made_with", {}).get("classnames")
+    # A method that learns nothing has no checkpoint, but what it was tested on.
+    results = run / "results.json"
+    made_with = checkpoint.get("made_with") or (read_json(results) if results.is_file() else {})
+    learned = made_with.get("classnames")
     names = learned if classnames is None else list(classnames)
     if names is None:
-        raise UserError(f"no checkpoint {run}/*/{file} names the classes: give class names")
+        raise UserError(f"neither a checkpoint {run}/*/{file} nor {results} names the classes: give class names")
     if not names or not all(isinstance(name, str) and name.strip() for name in names):
         raise UserError("class names are one or more words each, and there must be one class at least")
     with contextlib.redirect_stdout(io.StringIO()):  # the log of the set-up, which the run's own log.txt holds

@@ -29,6 +29,9 @@ VISIBLE = os.environ.get("CUDA_VISIBLE_DEVICES")
 HAS_GPU = GPU_IS_AVAILABLE()
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 torch.cuda.is_available = lambda: False
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: more threads would only get into each other's way
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 COLOURS = {"red": (200, 60, 60), "green": (60, 200, 60), "blue": (60, 60, 200), "grey": (110, 110, 110)}
 SIZES = {"train": 9, "val": 5, "test": 6}
@@ -182,6 +185,7 @@ def trained_runs(tmp_path_factory):
         "SOTGLP": ["DATALOADER.TEST.BATCH_SIZE", "100", "OPTIM.LR", "0.2"],
         "CoOp": ["TEST.FINAL_MODEL", "best_val"],
         "TipAdapterF": [],
+        "ZeroshotCLIP": [],
     }.items():
         batches = []
 

@@ -24,7 +24,7 @@ COMMANDS = (
     *("scripts.run", "scripts.compare", "scripts.transfer", "scripts.ood_detection", "scripts.ood"),
     *("train", "predict", "visualize", "report", "export"),
     *("scripts.table", "dassl.doctor", "datasets.check", "datasets.prepare", "sotglp.conformance"),
-    *("benchmarks.step", "benchmarks.loading"),
+    *("benchmarks.__main__", "benchmarks.step", "benchmarks.text_tower", "benchmarks.evaluation", "benchmarks.loading"),
 )
 
 of_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -124,5 +124,5 @@ def test_help_tells_the_exit_codes_and_how_a_command_is_started(name, capsys, mo
     with contextlib.suppress(SystemExit):
         assert importlib.import_module(name).main() == 0
     told = capsys.readouterr().out
-    assert "Exit code: 0 " in told and name.replace(".", "/" if name == "benchmarks.step" else ".") in told
+    assert "Exit code: 0 " in told and name.removesuffix(".__main__") in told
     assert "\033" not in told and max(map(len, told.splitlines())) <= 120

@@ -29,7 +29,7 @@ def sot(trained_runs):
 @pytest.fixture(scope="module")
 def exported(trained_runs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported")
-    assert cli.main([str(trained_runs["calibrated"][0]), "--out", str(folder)]) == 0
+    assert cli.main([str(trained_runs["calibrated"][0]), "--out", str(folder), "--quiet"]) == 0
     return folder
 
 

@@ -31,7 +31,7 @@ def paths(trained_runs):
     return trained_runs["SOTGLP"][2][::211]
 
 
-@pytest.mark.parametrize("name", ["SOTGLP", "CoOp", "TipAdapterF"])
+@pytest.mark.parametrize("name", ["SOTGLP", "CoOp", "TipAdapterF", "ZeroshotCLIP"])
 def test_probabilities_are_those_of_the_runs_own_test(trained_runs, name):
     run, scores, paths = trained_runs[name]
     results = json.loads((run / "results.json").read_text())

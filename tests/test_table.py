@@ -14,6 +14,7 @@ from scripts.table import (
     PUBLISHED_DATASETS,
     Group,
     average,
+    folded,
     main,
     make_table,
     published_row,
@@ -50,6 +51,19 @@ def group(method, dataset, accuracies, shots=16, backbone="ViT-B/16"):
 def texts(groups, published=None):
     """{first cell: the others} of a table, means in bold with stars."""
     return {name: [cell.text("*{}*".format) for cell in cells] for name, *cells in make_table(groups, published)[1]}
+
+
+def test_a_wide_table_is_folded_to_100_columns():
+    groups = [group(method, name, [50.0, 52.0]) for method in (COOP, OURS) for name in PUBLISHED_DATASETS]
+    headers, rows = make_table(groups, {("CoOp", "DTD", 16): 40.0, ("others", "EuroSAT", 16): 80.0})
+    parts = [text.splitlines() for text in folded(headers, rows)]
+    assert len(parts) > 1 and max(len(line) for part in parts for line in part) <= 100
+    words = " ".join(line for part in parts for line in part)
+    assert [words.count(name) for name in headers[1:]] == [1] * (len(headers) - 1)
+    assert words.count("51.0 ± 1.4") == 24 and "(published 40.0, +11.0)" in words
+    assert words.count("SOT-GLP") == len(parts) and words.count("others (published)") == 1  # it has one figure
+    (whole,) = folded(headers[:3], [row[:3] for row in rows])
+    assert len(whole.splitlines()) == 4
 
 
 def test_mean_and_sample_deviation():

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+import report
 import sotglp
 import train
 import visualize
@@ -68,12 +69,28 @@ def test_figures_of_a_run_and_mistakes(environment, tmp_path, monkeypatch, capsy
     pictures = list(out.iterdir())
     assert len(pictures) == 3 and all(np.asarray(Image.open(path).convert("L")).std() > 10 for path in pictures)
 
+    assert visualize.main([str(ours.folder), "nowhere.png"]) == 2
+    assert "cannot read image nowhere.png" in capsys.readouterr().err
+
+    # The report shows the hardest images as this run sees them, and alone when its weights are gone.
+    folder, page = tmp_path / "fashion_mnist", tmp_path / "fashion_mnist" / "report.html"
+    (weights,) = ours.folder.glob("*/model.pth.tar-1")
+    whole = weights.read_bytes()
+    for said in ("At the right of each: how SOT-GLP, with projection, seed 1,", "Without overlays of local prompts: "):
+        assert report.main([str(folder), "--quiet"]) == 0
+        text = page.read_text()
+        assert said in text and text.count(", taken for ") >= report.HARDEST
+        weights.unlink(missing_ok=True)
+    weights.write_bytes(whole)
+    (ours.folder / "predictions.csv").unlink()
+    assert visualize.main([str(ours.folder)]) == 2
+    assert "give images" in capsys.readouterr().err
+
     other.folder.mkdir(parents=True)
     (other.folder / "config.yaml").write_text("TRAINER: {NAME: CoOp}")
     for arguments, message in (
         ([str(tmp_path)], "is no run"),
         ([str(other.folder)], "is a run of CoOp without local prompts"),
-        ([str(ours.folder), "nowhere.png"], "cannot read image nowhere.png"),
         ([str(ours.folder), "--number", "0"], "--number must be 1 or more"),
     ):
         assert visualize.main(arguments) == 2

@@ -1,7 +1,7 @@
 """What is measured on a test set."""
 
 import os.path as osp
-from collections import OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 
 import numpy as np
 import torch
@@ -49,6 +49,12 @@ def probabilities(scores):
     scores = scores.detach().float()
     are_some = (scores >= 0).all() and (scores.sum(dim=1) - 1).abs().max() < 1e-3
     return scores if are_some else scores.softmax(dim=1)
+
+
+def unique_names(lab2cname):
+    """{label: class name}; with the label where classes share a name (ImageNet has such ones)."""
+    times = Counter(map(str, lab2cname.values()))
+    return {label: f"{name} ({label})" if times[str(name)] > 1 else str(name) for label, name in lab2cname.items()}
 
 
 @EVALUATOR_REGISTRY.register()
@@ -107,7 +113,8 @@ class Classification(EvaluatorBase):
         )
 
         by_label = sorted(self._per_class_res.items())
-        per_class = {self._unique_name(label): 100.0 * sum(hits) / len(hits) for label, hits in by_label}
+        names = unique_names(self._lab2cname)
+        per_class = {names.get(label, str(label)): 100.0 * sum(hits) / len(hits) for label, hits in by_label}
         if self.cfg.TEST.PER_CLASS_RESULT:
             results["perclass_accuracy"] = float(np.mean(list(per_class.values())))
             print("=> per-class result")
@@ -129,15 +136,9 @@ class Classification(EvaluatorBase):
         """Path, class, predicted class, and the probabilities of both; nothing for batches whose paths are unknown."""
         if not len(paths) == len(self._y_true) == len(self._likely):
             return []
-        names = {label: self._unique_name(label) for label in {*self._y_true, *self._y_pred}}
+        names = {label: str(label) for label in {*self._y_true, *self._y_pred}} | unique_names(self._lab2cname)
         rows = zip(paths, self._y_true, self._y_pred, self._likely, strict=True)
         return [PREDICTIONS, *([path, names[a], names[b], f"{p:.6g}", f"{q:.6g}"] for path, a, b, (p, q) in rows)]
 
     def _name(self, label):
         return str(self._lab2cname.get(label, label))
-
-    def _unique_name(self, label):
-        """The class name; with the label where classes share it (ImageNet has such names)."""
-        name = self._name(label)
-        shared = list(self._lab2cname.values()).count(name) > 1
-        return f"{name} ({label})" if shared else name
