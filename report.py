@@ -154,7 +154,7 @@ def curves(groups, folders):
             axis.spines[["top", "right"]].set_visible(False)
         axes["train/acc"].legend(fontsize=8, frameon=False)
         figures.append(picture(figure, f"training curves of {dataset}", f"{dataset}, {shots_text(shots)}"))
-    return grid(figures) if figures else "<p>No run has kept scalars of its training (tensorboard/).</p>"
+    return grid(figures, "wide") if figures else "<p>No run has kept scalars of its training (tensorboard/).</p>"
 
 
 def scalars(folder):
@@ -327,7 +327,7 @@ def ood(groups, folders):
         figure.axes[0].legend(fontsize=7, frameon=False)
         caption = f"{group.method.name}, {group.dataset}, {shots_text(group.shots)}, seed {found[0]['seed']}"
         figures.append(picture(figure, f"OOD scores of {group.method.name}", caption))
-    return grid(figures) if figures else lacking("ood.json with histograms", "python -m scripts.ood RUN_FOLDER")
+    return grid(figures, "wide") if figures else lacking("ood.json with histograms", "python -m scripts.ood RUN_FOLDER")
 
 
 def settings(groups, folders):

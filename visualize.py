@@ -283,10 +283,10 @@ def main(argv=None):
         target = out / f"{i + 1:02d}_{Path(path).stem}.png"
         draw_image(seen, i, truths.get(Path(path).resolve()), names, target)
         if not args.quiet:
-            print(f"{path}: predicted {names[seen.probabilities[i].argmax().item()]!r}; {target}")
+            print(f"{target.name}: {path}, predicted {names[seen.probabilities[i].argmax().item()]!r}")
     draw_summary(seen, out / "summary.png")
     if not args.quiet:
-        print(f"Of all of them: {out / 'summary.png'}")
+        print(f"summary.png: all of them\nThe figures are in {out}")
     return 0
 
 

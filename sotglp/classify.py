@@ -47,4 +47,6 @@ if __name__ == "__main__":
         result = model([path])
         label = result["combined"][0].argmax()
         probability, score = result["combined"][0, label], result["ood"][0]
-        print(f"{path}: {model.facts['classnames'][label]} {probability:.1%}, {model.facts['ood_score']} {score:.4f}")
+        told = f"{model.facts['classnames'][label]} {probability:.1%}, {model.facts['ood_score']} {score:.4f}"
+        threshold = model.facts["ood_threshold"]
+        print(f"{path}: {told}{', OOD' if threshold is not None and score > threshold else ''}")
