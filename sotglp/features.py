@@ -14,6 +14,8 @@ import torch
 import torchvision
 from tqdm import tqdm
 
+from sotglp import parallel
+
 LAYOUT = 1  # of the files; another number is another key
 CLASS = "class"  # name of the file of class tokens; a file of patch tokens has the name of its stream
 
@@ -42,10 +44,14 @@ class EncodedImages:
         place = Path(folder) / self.key(dataset, model)
         read = [CLASS] if self.local is None else [CLASS, self.local]
         self.paths = {name: place / f"{name}.npy" for name in dict.fromkeys([*read, *streams])}
-        with locked(place):
-            if not all(self.readable(path) for path in self.paths.values()):
+        with contextlib.ExitStack() as stack:
+            with parallel.failing_together():
+                if parallel.is_first():
+                    stack.enter_context(locked(place))
+            if parallel.agree(not all(self.readable(path) for path in self.paths.values())):
                 self.encode(loader, model.clip.visual)
-        self.arrays = {name: np.load(self.paths[name], mmap_mode="r") for name in read}
+        with parallel.failing_together():  # machines may not share the folder
+            self.arrays = {name: np.load(self.paths[name], mmap_mode="r") for name in read}
 
     def key(self, dataset, model):
         """A name for all that the features depend on."""
@@ -80,21 +86,32 @@ class EncodedImages:
             self.write(loader, tower)
 
     def write(self, loader, tower):
+        """Each process encodes its share of a batch; the first writes them."""
         arrays = {}
         try:
             for batch in tqdm(loader, desc="encode", leave=False, disable=None):
-                tokens = tower.embed(batch["img"].to(tower.proj.device))
-                class_token, patches = tower.encode(tokens, self.paths.keys() - {CLASS})
-                for name, values in {CLASS: class_token, **patches}.items():
-                    if name not in arrays:
-                        arrays[name] = self.new_array(name, values.shape[1:])
-                    arrays[name][batch["index"].numpy()] = values.cpu().numpy()
-            for name, array in arrays.items():
-                array.flush()
-                os.replace(self.partial(name), self.paths[name])
+                features = self.features_of(batch["img"], tower)
+                with parallel.failing_together():
+                    for name, values in features.items() if parallel.is_first() else ():
+                        if name not in arrays:
+                            arrays[name] = self.new_array(name, values.shape[1:])
+                        arrays[name][batch["index"].numpy()] = values.cpu().numpy()
+            with parallel.failing_together():
+                for name, array in arrays.items():
+                    array.flush()
+                    os.replace(self.partial(name), self.paths[name])
         finally:
-            for name in self.paths:
-                self.partial(name).unlink(missing_ok=True)
+            if parallel.is_first():
+                for name in self.paths:
+                    self.partial(name).unlink(missing_ok=True)
+
+    def features_of(self, images, tower):
+        """{name of a file: the features of images that it holds}."""
+        n_images, (start, stop) = len(images), parallel.share(len(images))
+        own = images[start:stop] if start < stop else images[:1]  # of fewer images than processes, one for nothing
+        class_token, patches = tower.encode(tower.embed(own.to(tower.proj.device)), self.paths.keys() - {CLASS})
+        features = {CLASS: class_token, **dict(sorted(patches.items()))}
+        return {name: parallel.gather(values[: stop - start], n_images) for name, values in features.items()}
 
     def new_array(self, name, shape):
         shape = (len(self.labels), *shape)

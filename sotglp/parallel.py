@@ -7,6 +7,8 @@ processes' gradients (`average_gradients`) is that of one process alone, whereve
 the shares add up, behind it all have the same gradient.
 """
 
+import contextlib
+
 import torch
 from torch import distributed
 
@@ -35,6 +37,34 @@ def share(n):
     length = -(-n // size())  # of all but the last ones
     start = min(distributed.get_rank() * length, n)
     return start, min(start + length, n)
+
+
+def is_first():
+    """Whether this process is the first of those that share out the work."""
+    return size() == 1 or distributed.get_rank() == 0
+
+
+def agree(value):
+    """What the first process has, in all."""
+    values = [value]
+    if size() > 1:
+        distributed.broadcast_object_list(values)
+    return values[0]
+
+
+@contextlib.contextmanager
+def failing_together():
+    """A block whose OSError, in any process, is raised in all."""
+    errors = [None]
+    try:
+        yield
+    except OSError as error:
+        errors = [error]
+    if size() > 1:
+        own, errors = errors[0], [None] * size()
+        distributed.all_gather_object(errors, own)
+    for error in filter(None, errors):
+        raise error
 
 
 def gather(x, n, dim=0):

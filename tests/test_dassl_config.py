@@ -30,6 +30,8 @@ def test_file_values_are_decoded_and_keep_their_type(tmp_path):
     assert cfg.INPUT.SIZE == (64, 32) and cfg.INPUT.TRANSFORMS == ("random_flip",)
     assert cfg.INPUT.PIXEL_MEAN == [0.1, 0.2, 0.3] and cfg.OPTIM.LR == 1e-3
     merge_pairs(cfg, {"OPTIM.STEPSIZE": "[2, 4]", "OPTIM.SGD_NESTEROV": "True", "DATASET.NAME": "X"})
+    merge_pairs(cfg, {"OPTIM.LR": "1", "TRAIN.CHECKPOINT_MINUTES": 0})
+    assert repr(cfg.OPTIM.LR) == "1.0" and repr(cfg.TRAIN.CHECKPOINT_MINUTES) == "0.0"
     assert cfg.OPTIM.STEPSIZE == (2, 4) and cfg.OPTIM.SGD_NESTEROV is True and cfg.DATASET.NAME == "X"
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from test_resume import CONTEXT, SOTGLP, finish, outcome, run, wait_for_training
@@ -104,6 +105,45 @@ def test_two_killed_processes_go_on(start, tmp_path):
         for key, value in expected["state_dict"].items():
             assert torch.equal(ours["state_dict"][key], value)
     assert outcome(killed)[0] == outcome(whole)[0]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_to_one_of_two_stops_both_after_the_same_step(start, tmp_path, rank):
+    TRAINERS["seldom"] = [*SOTGLP, "TRAIN.CHECKPOINT_MINUTES", "0", "OPTIM.MAX_EPOCH", "30"]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert [finish(process) for process in start("seldom", whole, 2)] == [0, 0]
+    processes = start("seldom", stopped, 2)
+    wait_for_training(processes[0], stopped, 0)
+    os.kill(processes[rank].pid, signal.SIGTERM)
+    assert [finish(process) for process in processes] == [128 + signal.SIGTERM] * 2
+    assert list(stopped.glob("*/model.pth.tar*")) and not (stopped / "results.json").exists()
+    assert [finish(process) for process in start("seldom", stopped, 2)] == [0, 0]
+    assert "Resumed from" in (tmp_path / "log0.txt").read_text()
+    for ours, expected in zip(outcome(stopped)[1], outcome(whole)[1], strict=True):
+        for key, value in expected["state_dict"].items():
+            assert torch.equal(ours["state_dict"][key], value)
+
+
+def test_two_processes_keep_the_features_that_one_keeps(start, tmp_path):
+    files = []
+    for n_processes in (1, 2):
+        TRAINERS["kept"] = [*SOTGLP, "INPUT.FEATURE_CACHE", str(tmp_path / f"features{n_processes}")]
+        codes = [finish(process) for process in start("kept", tmp_path / f"run{n_processes}", n_processes)]
+        assert codes == [0] * n_processes, (tmp_path / "log0.txt").read_text()[-2000:]
+        folder = tmp_path / f"features{n_processes}"
+        files.append({path.relative_to(folder): np.load(path) for path in sorted(folder.rglob("*.npy"))})
+        assert not list(folder.rglob("*.partial"))
+    alone, together = files
+    assert alone.keys() == together.keys() and len(alone) >= 2
+    for name, features in alone.items():
+        np.testing.assert_allclose(together[name], features, atol=1e-5)
+
+
+def test_two_processes_go_on_together_where_features_cannot_be_kept(start, tmp_path):
+    (tmp_path / "file").write_text("")
+    TRAINERS["not kept"] = [*SOTGLP, "INPUT.FEATURE_CACHE", str(tmp_path / "file" / "features")]
+    assert [finish(process) for process in start("not kept", tmp_path / "run", 2)] == [0, 0]
+    assert "features are not kept in" in (tmp_path / "log0.txt").read_text()
 
 
 def test_torchrun_starts_it_and_refuses_what_trains_alone(squares_root, tmp_path):

@@ -31,7 +31,8 @@ def clean_cfg(cfg, trainer):
 
 
 def merge_pairs(cfg, pairs, allow_new_keys=False):
-    """Set `cfg` from {"A.B.C": value}, by yacs' rules (strings are decoded, types must agree).
+    """Set `cfg` from {"A.B.C": value}, by yacs' rules (strings are decoded, types must agree), and whole
+    numbers where there may be others.
 
     Args:
         allow_new_keys: make keys TRAINER.<NODE>.<KEY> that do not exist, for trainers that declare none.
@@ -54,6 +55,8 @@ def merge_pairs(cfg, pairs, allow_new_keys=False):
             hint = f"; the nearest are {', '.join(nearest)}" if nearest else ""
             raise UserError(f"unknown config key {key}{hint}")
         try:
+            if isinstance(known[key], float) and type(number := CfgNode._decode_cfg_value(value)) is int:
+                value = float(number)
             cfg.merge_from_list([key, value])
         except ValueError as error:
             expected = type(known[key]).__name__

@@ -3,6 +3,7 @@
 import datetime
 import os.path as osp
 import time
+from contextlib import nullcontext
 from itertools import islice
 
 import torch
@@ -19,9 +20,11 @@ from dassl.utils import (
     copy_file,
     get_random_state,
     mkdir_if_missing,
+    raise_together,
     set_random_state,
     uninterrupted,
     wait_for_all,
+    world_size,
 )
 
 from .base import BEST, TrainerBase
@@ -178,8 +181,11 @@ class TrainerX(SimpleTrainer):
         style = {"bar_format": "{desc} {n_fmt}/{total_fmt} |{bar:10}|{postfix}", "leave": False}
         first, self.start_batch = self.start_batch, 0
         batches, self.batch_idx = self.batches_from(first), first - 1
+        bar = tqdm(batches, desc=title, disable=None, total=self.num_batches, initial=first, **style)
+        # Several processes end after the same step, or they would wait for each other.
+        put_off = uninterrupted() if world_size() > 1 else nullcontext()
         try:
-            with tqdm(batches, desc=title, disable=None, total=self.num_batches, initial=first, **style) as bar:
+            with put_off, bar:
                 end = time.time()
                 for batch_idx, batch in enumerate(bar, start=first):
                     with uninterrupted():
@@ -195,6 +201,7 @@ class TrainerX(SimpleTrainer):
                         if minutes > 0 and time.monotonic() - self.last_saved > 60 * minutes:
                             self.save_steps(batch_idx + 1)
                         end = time.time()
+                        raise_together()
         except (Interrupted, FloatingPointError) as error:  # the step that is not finite has changed nothing
             with uninterrupted():
                 self.save_steps(self.batch_idx + isinstance(error, Interrupted))

@@ -1,6 +1,6 @@
 from .distributed import is_main, process_group, same_seed, wait_for_all, world_size
 from .files import copy_file, owned, read_json, replacing, write_csv, write_json
-from .interrupt import Interrupted, signals_interrupt, uninterrupted
+from .interrupt import Interrupted, raise_together, signals_interrupt, uninterrupted
 from .logger import Logger, setup_logger
 from .meters import AverageMeter, MetricMeter
 from .registry import Registry, import_modules

@@ -5,6 +5,11 @@ import os
 import signal
 import time
 
+import torch
+from torch import distributed
+
+from .distributed import world_size
+
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 ECHO = 0.5  # seconds in which a second signal is the first one again: of the terminal, and passed on by a script
 
@@ -53,3 +58,15 @@ def uninterrupted():
         _State.put_off = outer
     if _State.pending is not None and not outer:
         raise Interrupted(_State.pending)
+
+
+def raise_together():
+    """Raise Interrupted in all of a run's processes if a signal has asked one of them to end.
+
+    Called where signals are put off, by all processes after the same step.
+    """
+    pending = torch.tensor(_State.pending or 0)
+    if world_size() > 1:
+        distributed.all_reduce(pending, distributed.ReduceOp.MAX)
+    if pending:
+        raise Interrupted(pending.item())
