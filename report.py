@@ -18,6 +18,7 @@ import os
 import sys
 import tempfile
 from collections import Counter, defaultdict
+from functools import partial
 from pathlib import Path
 from string import Template
 from typing import NamedTuple
@@ -27,6 +28,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tqdm import tqdm
 
 import train
 import visualize
@@ -348,24 +350,25 @@ def settings(groups, folders):
     )
 
 
-def page(folder):
+def page(folder, quiet=False):
     """The HTML of all finished runs below a folder. Raises ValueError or OSError if there is none, or it is damaged."""
     comparisons, folders = find_groups(folder)
     parts = [f"<h1>Report of {text(folder.resolve().name)}</h1>"]
     for groups in comparisons:
         predictions = predictions_of(groups, folders)
         sections = {
-            "Results": tables(groups),
-            "Plots": drawn_plots(groups),
-            "Training curves": curves(groups, folders),
-            "Confusion matrices": confusions(groups, predictions),
-            "Hardest images": hardest(groups, folders, predictions),
-            "OOD detection": ood(groups, folders),
-            "Settings": settings(groups, folders),
+            "Results": partial(tables, groups),
+            "Plots": partial(drawn_plots, groups),
+            "Training curves": partial(curves, groups, folders),
+            "Confusion matrices": partial(confusions, groups, predictions),
+            "Hardest images": partial(hardest, groups, folders, predictions),
+            "OOD detection": partial(ood, groups, folders),
+            "Settings": partial(settings, groups, folders),
         }
         if len(comparisons) > 1:
             parts.append(f"<h1>{text(table.title(groups))}</h1>")
-        parts += [f"<section><h2>{name}</h2>{content}</section>" for name, content in sections.items()]
+        progress = tqdm(sections.items(), desc=table.title(groups), leave=False, disable=quiet or None)
+        parts += [f"<section><h2>{name}</h2>{make()}</section>" for name, make in progress]
     title = f"Report of {text(folder.resolve().name)}"
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(title=title, body="\n".join(parts))
 
@@ -383,7 +386,7 @@ def main(argv=None):
     try:
         args = parse_args(argv)
         out = args.out or args.folder / "report.html"
-        content = page(args.folder)
+        content = page(args.folder, args.quiet)
         with replacing(out) as file:
             file.write(content)
     except (ValueError, OSError) as error:

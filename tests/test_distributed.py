@@ -109,7 +109,7 @@ def test_two_killed_processes_go_on(start, tmp_path):
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_signal_to_one_of_two_stops_both_after_the_same_step(start, tmp_path, rank):
-    TRAINERS["seldom"] = [*SOTGLP, "TRAIN.CHECKPOINT_MINUTES", "0", "OPTIM.MAX_EPOCH", "30"]
+    TRAINERS["seldom"] = [*SOTGLP, "TRAIN.CHECKPOINT_MINUTES", "0", "OPTIM.MAX_EPOCH", "10"]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert [finish(process) for process in start("seldom", whole, 2)] == [0, 0]
     processes = start("seldom", stopped, 2)

@@ -72,6 +72,7 @@ def test_training_writes_its_files(arguments, tmp_path, capsys):
     assert {"python", "torch", "torchvision", "open_clip"} <= set(versions)
     assert results.pop("git").keys() == {"commit", "dirty"} and len(results.pop("config_hash")) == 16
     assert results == {
+        "classnames": ["red", "green", "blue", "grey"],
         "dataset": "Squares",
         "shots": 6,
         "seed": 1,
