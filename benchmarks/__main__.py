@@ -1,4 +1,4 @@
-"""All benchmarks, one after the other: ``python -m benchmarks [--json FILE]``; an hour on 2 cores.
+"""All benchmarks, one after the other: ``python -m benchmarks [--json FILE]``; 15 minutes on 2 cores.
 
 Each prints its table; alone, and with other sizes, they are started as ``python -m benchmarks.NAME`` (see its --help).
 

@@ -7,6 +7,8 @@ Exit code: 0 done, 2 a wrong argument, 130 interrupted, 1 something failed.
 """
 
 import argparse
+import contextlib
+import io
 import statistics
 import tempfile
 from pathlib import Path
@@ -66,7 +68,7 @@ def main(argv=None):
     parser.add_argument("--json", help="file for all measurements")
     args = parser.parse_args(argv)
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         sources = {size: photographs(Path(folder), size, 40) for size in SIZES}
         few = sources[SIZES[0]] * 4
         cfg = settings(NUM_WORKERS=args.workers)

@@ -218,7 +218,7 @@ def table(runs):
         )
         run = next(iter(ours.values()))
         rows.append([*key, *medians, *ratios, run["peak"], run["share"], run["loss"]])
-    headers = [*SIZES, "training step", "seconds", "GiB", "x seconds", "x GiB", "peak GiB", "share", "loss"]
+    headers = ["C", "B", "N", "training step", "seconds", "GiB", "x time", "x GiB", "peak", "share", "loss"]
     return tabulate(rows, headers, floatfmt=".3f")
 
 
