@@ -18,7 +18,8 @@ import pytest
 import torch
 from processes import wait_for
 
-from dassl.utils import UserError, files, load_checkpoint, saved_names, signals_interrupt, uninterrupted
+from dassl.engine import TrainerX
+from dassl.utils import Interrupted, UserError, files, load_checkpoint, saved_names, signals_interrupt, uninterrupted
 from train import main
 
 # Children are forked from a process that has imported everything, and has never run a thread.
@@ -182,6 +183,26 @@ def test_a_write_that_fails_costs_nothing(squares_root, tmp_path, monkeypatch, c
         assert main([*arguments, str(run)]) == 0
         assert_same(outcome(run), whole)
         shutil.rmtree(run)
+
+
+def test_stopped_between_the_best_model_and_the_last(squares_root, tmp_path, monkeypatch):
+    """The best model is one to go on from, but does not stand for the last one."""
+    arguments = [*WRITING, "DATASET.ROOT", str(squares_root), "OUTPUT_DIR"]
+    test, save = TrainerX.test, TrainerX.save_model
+    monkeypatch.setattr(TrainerX, "test", lambda self, split=None: test(self, split) + 1000 * self.epoch)
+    assert main([*arguments, str(tmp_path / "whole")]) == 0
+
+    def stop(self, epoch, directory, **more):
+        if epoch + 1 == self.max_epoch and not more:
+            raise Interrupted(signal.SIGTERM)
+        save(self, epoch, directory, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainerX, "save_model", stop)
+        assert main([*arguments, str(tmp_path / "run")]) == 143
+    assert (tmp_path / "run" / "linear" / "model-best.pth.tar").exists()
+    assert main([*arguments, str(tmp_path / "run")]) == 0
+    assert_same(outcome(tmp_path / "run"), outcome(tmp_path / "whole"))
 
 
 def test_a_file_that_was_cut_is_written_again_or_told(squares_root, tmp_path, capsys):

@@ -82,6 +82,9 @@ class SimpleTrainer(TrainerBase):
             if not (self.start_epoch or self.start_batch):
                 raise UserError(f"RESUME is {directory}, but there is no checkpoint to continue from")
             self.copy_best_model(directory)
+        last = self.start_epoch - 1
+        if not self.start_batch and self.saves_after(last) and not self.has_saved(last):
+            self.save_model(last, self.output_dir)  # the run was stopped between the best model and this one
         first_step = self.start_epoch * len(self.train_loader_x) + self.start_batch
         self.init_writer(osp.join(self.output_dir, "tensorboard"), purge_step=first_step or None)
         self.time_start, self.last_saved = time.time(), time.monotonic()
@@ -93,14 +96,24 @@ class SimpleTrainer(TrainerBase):
             if osp.isfile(source) and osp.abspath(source) != osp.abspath(target):
                 copy_file(source, target)
 
+    def saves_after(self, epoch):
+        """Whether an epoch, numbered from 0, ends with a checkpoint, be it the best or not."""
+        freq = self.cfg.TRAIN.CHECKPOINT_FREQ
+        return epoch >= 0 and (epoch + 1 == self.max_epoch or (freq > 0 and (epoch + 1) % freq == 0))
+
+    def has_saved(self, epoch):
+        """Whether that checkpoint is there, of every model."""
+        names = self.get_model_names()
+        return all(osp.isfile(osp.join(self.output_dir, name, f"model.pth.tar-{epoch + 1}")) for name in names)
+
     def after_epoch(self):
-        test_cfg, freq = self.cfg.TEST, self.cfg.TRAIN.CHECKPOINT_FREQ
+        test_cfg = self.cfg.TEST
         if not test_cfg.NO_TEST and test_cfg.FINAL_MODEL == "best_val":
             result = self.test(split="val")
             if result > self.best_result:
                 self.best_result = result
                 self.save_model(self.epoch, self.output_dir, val_result=result, model_name=BEST)
-        if self.epoch + 1 == self.max_epoch or (freq > 0 and (self.epoch + 1) % freq == 0):
+        if self.saves_after(self.epoch):
             self.save_model(self.epoch, self.output_dir)
 
     def after_train(self):
