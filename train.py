@@ -204,6 +204,7 @@ def run(args, cfg, trainer):
         "seconds": round(time.time() - start, 3),
         "epochs": args.load_epoch if args.eval_only else cfg.OPTIM.MAX_EPOCH,
         "device": torch.cuda.get_device_name() if trainer.device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
         "versions": package_versions(),
         "git": git_state(osp.dirname(osp.abspath(__file__))),
         "config_hash": config_hash(cfg),
@@ -230,6 +231,7 @@ def main(argv=None):
             args = parse_args(argv)
             if reproduced := args.reproduce:
                 args = parse_args([*reproduce.arguments_of(reproduced), *args.opts])
+                torch.set_num_threads(reproduce.threads_of(reproduced))
             cfg = setup_cfg(args)
             with process_group(), owned(cfg.OUTPUT_DIR):
                 trainer = prepare(args, cfg)

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import torch
 from tabulate import tabulate
 
 from dassl.config import flatten
@@ -36,13 +37,19 @@ def arguments_of(path):
     return [*flags, "RESUME", ""]
 
 
+def threads_of(path):
+    """How many threads computed a results.json: sums depend on it. Files of before do not tell: those of now."""
+    threads = read_json(path).get("threads")
+    return threads if isinstance(threads, int) and threads > 0 else torch.get_num_threads()
+
+
 def compare(path):
     """Print both results side by side; return 0 if all metrics are the same to the last digit, else 1."""
     old, new = read_json(path), read_json(str(Path(path).parent / FOLDER / "results.json"))
     before, after = flatten(old["metrics"]), flatten(new["metrics"])
     rows = [(name, value, after.get(name), after.get(name, float("nan")) - value) for name, value in before.items()]
     print(tabulate(rows, ["metric", "then", "now", "difference"], floatfmt=".4f"))
-    for what in ("device", "versions", "git", "config_hash"):
+    for what in ("device", "threads", "versions", "git", "config_hash"):
         if old.get(what) != new[what]:
             print(f"{what} then: {old.get(what)}\n{what} now: {new[what]}")
     same = before == after

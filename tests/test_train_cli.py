@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from conftest import COLOURS, Tiny, draw_squares
 
@@ -67,7 +68,7 @@ def test_training_writes_its_files(arguments, tmp_path, capsys):
     metrics = results.pop("metrics")
     assert set(metrics) == {"accuracy", "error_rate", "macro_f1", "per_class_accuracy"}
     assert list(metrics["per_class_accuracy"]) == list(COLOURS)
-    assert results.pop("seconds") > 0
+    assert results.pop("seconds") > 0 and results.pop("threads") == torch.get_num_threads()
     versions = results.pop("versions")
     assert {"python", "torch", "torchvision", "open_clip"} <= set(versions)
     assert results.pop("git").keys() == {"commit", "dirty"} and len(results.pop("config_hash")) == 16
@@ -119,7 +120,10 @@ def test_eval_only_gives_the_result_of_training(arguments, tmp_path, capsys):
 def test_reproducing_a_run_tells_whether_it_gave_the_same(arguments, tmp_path, capsys):
     assert main(arguments) == 0
     path = tmp_path / "run" / "results.json"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)  # another order of sums
     assert main(["--reproduce", str(path)]) == 0
+    assert torch.get_num_threads() == threads == read_results(tmp_path / "run" / "reproduced")["threads"]
     out = capsys.readouterr().out
     assert "No checkpoint found, train from scratch" in out
     assert "The same results." in out and re.search(r"^accuracy +\d+\.\d+ +\d+\.\d+ +0\.0000$", out, re.M)
