@@ -14,6 +14,7 @@ import os
 import os.path as osp
 import sys
 import time
+from contextlib import nullcontext
 
 import torch
 import yaml
@@ -37,6 +38,7 @@ from dassl.utils import (
     set_random_seed,
     setup_logger,
     signals_interrupt,
+    uninterrupted,
     world_size,
     write_csv,
     write_json,
@@ -237,7 +239,9 @@ def main(argv=None):
                 trainer = prepare(args, cfg)
                 user_errors = (UserError, FloatingPointError, OSError)
                 if not args.no_train:
-                    run(args, cfg, trainer)
+                    # Several processes end together, where they ask for each other's signals.
+                    with uninterrupted() if world_size() > 1 else nullcontext():
+                        run(args, cfg, trainer)
     except user_errors as error:
         if is_main():
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

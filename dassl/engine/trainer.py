@@ -3,7 +3,6 @@
 import datetime
 import os.path as osp
 import time
-from contextlib import nullcontext
 from itertools import islice
 
 import torch
@@ -24,7 +23,6 @@ from dassl.utils import (
     set_random_state,
     uninterrupted,
     wait_for_all,
-    world_size,
 )
 
 from .base import BEST, TrainerBase
@@ -146,6 +144,7 @@ class SimpleTrainer(TrainerBase):
             input, label = self.parse_batch_test(batch)
             self.evaluator.process(self.model_inference(input), label)
             self.tested += batch.get("impath", ())
+            raise_together()
         results = self.evaluator.evaluate()
         for name, value in results.items():
             self.write_scalar(f"{split}/{name}", value, self.epoch)
@@ -194,11 +193,8 @@ class TrainerX(SimpleTrainer):
         style = {"bar_format": "{desc} {n_fmt}/{total_fmt} |{bar:10}|{postfix}", "leave": False}
         first, self.start_batch = self.start_batch, 0
         batches, self.batch_idx = self.batches_from(first), first - 1
-        bar = tqdm(batches, desc=title, disable=None, total=self.num_batches, initial=first, **style)
-        # Several processes end after the same step, or they would wait for each other.
-        put_off = uninterrupted() if world_size() > 1 else nullcontext()
         try:
-            with put_off, bar:
+            with tqdm(batches, desc=title, disable=None, total=self.num_batches, initial=first, **style) as bar:
                 end = time.time()
                 for batch_idx, batch in enumerate(bar, start=first):
                     with uninterrupted():

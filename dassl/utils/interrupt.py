@@ -63,7 +63,7 @@ def uninterrupted():
 def raise_together():
     """Raise Interrupted in all of a run's processes if a signal has asked one of them to end.
 
-    Called where signals are put off, by all processes after the same step.
+    Called by all processes after the same step, or the same batch of a test; several have put signals off until then.
     """
     pending = torch.tensor(_State.pending or 0)
     if world_size() > 1:
