@@ -88,10 +88,12 @@ def load(run):
 @torch.no_grad()
 def look(predictor, images):
     """What a predictor makes of images (B, 3, S, S), as it preprocesses them -> Seen."""
-    trainer, match = predictor.trainer, predictor.match(images)
+    trainer = predictor.trainer
     model, cfg = trainer.model, trainer.cfg.INPUT
-    patches = model.to_joint(model.features(images.to(trainer.device))[1], model.projection)
-    own = own_support(patches, predictor.text[1], model.topk)
+    with trainer.precision.autocast():
+        features = model.features(images.to(trainer.device))
+        match = trainer.match(features)
+        own = own_support(model.to_joint(features[1], model.projection), predictor.text[1], model.topk)
     mean, std = (torch.tensor(values)[:, None, None] for values in (cfg.PIXEL_MEAN, cfg.PIXEL_STD))
     pixels = images * std + mean if "normalize" in cfg.TRANSFORMS else images
     n_patches = match.s.shape[1]
