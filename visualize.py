@@ -130,8 +130,7 @@ def draw_image(seen, i, truth, names, path):
     figure = Figure(figsize=(2.05 * columns + 0.9, 2.15 * len(roles) + 0.9))
     axes = figure.subplots(len(roles), columns, squeeze=False)
     figure.subplots_adjust(left=0.03, right=0.93, top=1 - 0.62 / figure.get_figheight(), bottom=0.1, wspace=0.06)
-    picture, extent = seen.pixels[i].permute(1, 2, 0).numpy(), (0, side, side, 0)
-    labels = list(roles)
+    labels, extent = list(roles), (0, side, side, 0)
     cosines = seen.cosines[i][:, labels]
     plan = seen.plan[i, labels]
     largest = shares(plan).nan_to_num().max().item()
@@ -140,7 +139,7 @@ def draw_image(seen, i, truth, names, path):
         for axis in row:
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
-            axis.imshow(picture, extent=extent, interpolation="nearest")
+            show_picture(axis, seen, i)
         row[0].set_ylabel(f"{role}:\n“{names[label]}”, {seen.probabilities[i, label]:.0%}", fontsize=10)
         limits = {"vmin": cosines.min().item(), "vmax": cosines.max().item()}
         heat = row[1].imshow(
@@ -175,6 +174,12 @@ def draw_image(seen, i, truth, names, path):
     save(figure, path)
 
 
+def show_picture(axis, seen, i):
+    """Image i, a patch of which is 1 wide and high."""
+    side = math.isqrt(seen.plan.shape[2])
+    axis.imshow(seen.pixels[i].permute(1, 2, 0).numpy(), extent=(0, side, side, 0), interpolation="nearest")
+
+
 def draw_partition(axis, plan):
     """The partition of a plan (P, N) on a picture: colours of prompts, and bars as long as their share of a patch."""
     side = math.isqrt(len(plan))
@@ -193,10 +198,9 @@ def draw_card(seen, i, titles):
     """A small Figure of image i: the picture, and the partition for each class of {label: title}."""
     figure = Figure(figsize=(1.5 * (1 + len(titles)), 1.75), layout="constrained")
     axes = figure.subplots(1, 1 + len(titles), squeeze=False)[0]
-    side = math.isqrt(seen.plan.shape[2])
     for axis in axes:
         axis.set_axis_off()
-        axis.imshow(seen.pixels[i].permute(1, 2, 0).numpy(), extent=(0, side, side, 0), interpolation="nearest")
+        show_picture(axis, seen, i)
     for axis, (label, title) in zip(axes[1:], titles.items(), strict=True):
         draw_partition(axis, seen.plan[i, label])
         axis.set_title(title, fontsize=9)
