@@ -1,14 +1,20 @@
-"""Installs the library ``sotglp`` alone; the toolbox and the trainers are used from the checkout."""
+"""What pip installs. Use this repository by ``pip install -e .``: its scripts and configs are not packaged."""
 
 import re
+import sys
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 EXPORT = ["onnx", "onnxscript", "onnxruntime"]
 
 here = Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (here / "sotglp" / "__init__.py").read_text()).group(1)
+packages = find_packages(include=["sotglp", "sotglp.*", "dassl", "dassl.*", "trainers"])
+if "editable_wheel" in sys.argv:
+    # `datasets` and `clip` are names of well-known packages, too. An editable install comes after those on the path;
+    # a copy in site-packages would overwrite them.
+    packages += ["datasets", "clip"]
 
 setup(
     name="sotglp",
@@ -18,8 +24,9 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10",
-    packages=["sotglp"],
+    packages=packages,
     package_data={"sotglp": ["weights/*"]},
+    entry_points={"dassl.plugins": ["trainers = trainers", "datasets = datasets.readers"]},
     install_requires=[
         "torch>=2.6",
         "torchvision",
@@ -27,7 +34,6 @@ setup(
         "safetensors",
         "numpy",
         "pillow",
-        # The toolbox and the scripts of the checkout:
         "yacs",
         "tqdm",
         "tabulate",
@@ -37,6 +43,7 @@ setup(
     ],
     extras_require={
         "test": ["pytest", "pytest-xdist", "POT", "scipy", "playwright", *EXPORT],
+        "lint": ["ruff", "mypy", "pre-commit"],
         "export": EXPORT,
         "benchmarks": ["POT", "geomloss"],
         "embedded": ["resvg-py"],  # to remake the embedded benchmark

@@ -1,16 +1,18 @@
-"""All benchmarks, one after the other: ``python -m benchmarks [--json FILE]``; 15 minutes on 2 cores.
+"""Run all benchmarks, one after the other: python -m benchmarks [--json FILE]; 20 minutes on 2 cores
 
-Each prints its table; alone, and with other sizes, they are started as ``python -m benchmarks.NAME`` (see its --help).
+Each prints its table. `python -m benchmarks.NAME` runs one alone, and with other sizes (see its --help).
 
-Exit code: 0 done, 2 a wrong argument, 130 interrupted, 1 something failed.
+Exit code: 0 done, 2 a mistake of the user, 130 interrupted, 1 something failed.
 """
 
-import argparse
 import json
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from benchmarks.measure import benchmark_parser
+from dassl.utils import command
 
 PARTS = {
     "a training step, and without each part of what makes it fast": ["step", "--turns", "1"],
@@ -24,13 +26,14 @@ PARTS = {
     "transport": ["transport"],
     "evaluation": ["evaluation"],
     "loading": ["loading"],
+    "a busy machine": ["busy"],
 }
 
 
+@command
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", help="file for all measurements")
-    args = parser.parse_args(argv)
+    """Run the benchmarks; return the exit code."""
+    args = benchmark_parser(__doc__).parse_args(argv)
     measured = {}
     with tempfile.TemporaryDirectory() as folder:
         for what, (name, *words) in PARTS.items():

@@ -1,35 +1,33 @@
-"""Loading of images: workers that live on against new ones, JPEGs decoded whole against at a fraction.
+"""Time the loading of images: workers that live on against new ones, JPEGs at a fraction against whole ones.
 
-``python -m benchmarks.loading``: photographs of noise at the sizes below, CLIP's preprocessing to 224 pixels. Both
-kinds are timed in turn in one process; ratios are of pairs.
+python -m benchmarks.loading: photographs of noise of 500 x 375 to 2048 x 1536, CLIP's preprocessing to 224 pixels.
+Both kinds are timed in turn in one process; ratios are of pairs.
 
-Exit code: 0 done, 2 a wrong argument, 130 interrupted, 1 something failed.
+Exit code: 0 done, 2 a mistake of the user, 130 interrupted, 1 something failed.
 """
 
-import argparse
 import contextlib
 import io
 import statistics
+import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from tabulate import tabulate
-from torch.utils.data import DataLoader, RandomSampler
 
-from benchmarks.measure import seconds_of, write_json
+from benchmarks.measure import benchmark_parser, seconds_of, write_json
 from dassl.config import get_cfg_default, merge_file, merge_pairs
-from dassl.data import DatasetWrapper
-from dassl.data.data_manager import build_data_loader
-from dassl.data.datasets import Datum
-from dassl.data.transforms import build_transform
+from dassl.utils import command
 
 SIZES = ((500, 375), (1024, 768), (2048, 1536))
 
 
 def photographs(folder, size, count):
-    """Write JPEGs that look like noise at all scales, as photographs do; return them as a reader would."""
+    """Write JPEGs of noise at all scales, which photographs have too; return them as a reader would."""
+    from dassl.data.datasets import Datum  # here, as it imports torch, which takes seconds
+
     generator, items = np.random.default_rng(0), []
     for i in range(count):
         layers = [generator.normal(0, 30, (size[1] // step, size[0] // step, 3)) for step in (128, 32, 8, 2)]
@@ -54,19 +52,26 @@ def epoch(loader):
 
 
 def compare(loaders, pairs):
-    """Median seconds of an epoch of both loaders and the median ratio, first against second."""
+    """Return the median seconds of an epoch of both loaders, and the median ratio, first to second."""
     for loader in loaders:
         epoch(loader)
     runs = [[seconds_of(lambda loader=loader: epoch(loader))[0] for loader in loaders] for _ in range(pairs)]
     return [*map(statistics.median, zip(*runs, strict=True)), statistics.median(a / b for a, b in runs)]
 
 
+@command
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Run the benchmark; return its exit code."""
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--pairs", type=int, default=5, help="epochs of each kind")
     parser.add_argument("--workers", type=int, default=2, help="processes that load")
-    parser.add_argument("--json", help="file for all measurements")
     args = parser.parse_args(argv)
+    from torch.utils.data import DataLoader, RandomSampler  # here, as torch takes seconds
+
+    from dassl.data import DatasetWrapper
+    from dassl.data.data_manager import build_data_loader
+    from dassl.data.transforms import build_transform
+
     rows = []
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         sources = {size: photographs(Path(folder), size, 40) for size in SIZES}
@@ -91,4 +96,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

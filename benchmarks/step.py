@@ -1,11 +1,12 @@
-"""A training step of SOT-GLP, against the same step as published, and without each part of what makes ours fast.
+"""Time a training step of SOT-GLP, the same step as published, and ours without each part that makes it fast.
 
-``python -m benchmarks.step``: ViT-B/16 with random weights, ImageNet's class names, 4 images, 3 global and 4 local
+python -m benchmarks.step: ViT-B/16 with random weights, ImageNet's class names, 4 images, 3 global and 4 local
 prompts; float32 on the CPU, mixed precision on a GPU. Each measurement is a process of its own, all kinds in turn;
-ratios are of those of one turn. Memory is what the steps add at their peak: on the CPU to the process with libraries
-and model, on a GPU to what is allocated. The share is of the speed of a large matrix product in the same process.
+a ratio compares processes of one turn. Memory is what the steps add at their peak: on the CPU to the process with
+libraries and model, on a GPU to what is allocated. The share is of the speed of a large matrix product in the same
+process.
 
-Exit code: 0 done, 2 a wrong argument, 130 interrupted, 1 something failed.
+Exit code: 0 done, 2 a mistake of the user, 130 interrupted, 1 a measurement failed (the others are printed).
 """
 
 import argparse
@@ -16,17 +17,24 @@ import subprocess
 import sys
 import time
 from itertools import product
+from unittest.mock import patch
 
 from tabulate import tabulate
 
-from benchmarks.measure import random_clip, write_json
+from benchmarks.measure import benchmark_parser, random_clip, write_json
+from dassl.utils import command
+
+
+def replace(owner, name, value):
+    """Replace an attribute of a module or class for the rest of the process; it must exist."""
+    patch.object(owner, name, value).start()
 
 
 def all_positions(self, embed, eot, n_prompts=1, shared=0, deep=None):
     """CLIP's text tower as published: every prompt padded to the full context, every position run to the end."""
-    import torch
+    import torch  # here, as it takes seconds
 
-    from sotglp.clip import put
+    from sotglp.towers import put
 
     classes, places = torch.meshgrid(torch.arange(len(eot)), torch.arange(int(eot.max()) + 1), indexing="ij")
     device = self.positional_embedding.device
@@ -44,10 +52,10 @@ def all_positions(self, embed, eot, n_prompts=1, shared=0, deep=None):
 
 
 def plain():
-    """All of the published computation: every position, every similarity held at once."""
+    """Compute as published: run every position, hold all similarities at once."""
     from sotglp import CLIP
 
-    CLIP.encode_prompts = all_positions
+    replace(CLIP, "encode_prompts", all_positions)
     hold_all_similarities()
 
 
@@ -55,33 +63,36 @@ def run_shared_positions_for_each_class():
     from sotglp import CLIP
 
     encode = CLIP.encode_prompts
-    CLIP.encode_prompts = lambda self, embed, eot, n_prompts, shared, deep: encode(self, embed, eot, n_prompts, 0, deep)
+
+    def without_shared(self, embed, eot, n_prompts, shared, deep):
+        return encode(self, embed, eot, n_prompts, 0, deep)
+
+    replace(CLIP, "encode_prompts", without_shared)
 
 
 def pad_to_the_longest_name():
     import torch
 
-    from sotglp import clip
-
-    pack, clip.ROW = clip.pack, 0
+    from sotglp import clip, packing
 
     def padded(lengths, shared, device):
-        rows = pack((max(lengths),) * len(lengths), shared, device)
+        rows = packing.pack((max(lengths),) * len(lengths), shared, device)
         return rows._replace(ends=torch.tensor(lengths, device=device)[:, None] - 1)
 
-    clip.pack = padded
+    replace(packing, "ROW", 0)  # a row for each prompt
+    replace(clip, "pack", padded)
 
 
 def hold_all_similarities():
     from sotglp import matching
 
-    matching.PART = sys.maxsize
+    replace(matching, "PART", sys.maxsize)
 
 
 def leave_transport_to_pytorch():
     from sotglp import kernels
 
-    kernels.fits = lambda log_plan: False
+    replace(kernels, "fits", lambda log_plan: False)
 
 
 SIZES = "classes", "images", "local"
@@ -100,12 +111,18 @@ KINDS = {
 
 
 def measure(kind, args):
-    """Seconds of the fastest step, GiB that the steps add and at the peak, share of a matrix product's speed, loss."""
+    """Return what a kind's steps take, in this process.
+
+    Returns:
+        seconds of the fastest step; GiB that the steps add (memory) and of the process (peak); share of a matrix
+        product's speed; loss of the first step.
+    """
     import torch
     from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
     from torch.utils.flop_counter import FlopCounterMode
 
-    import sotglp
+    from sotglp import draw_prompts
+    from trainers.sotglp import SparseTransportCLIP, sotglp_loss
 
     (n_classes,), (n_images,), (n_local,), device = args.classes, args.images, args.local, torch.device(args.device)
     on_gpu, seconds, losses = device.type == "cuda", [], []
@@ -118,15 +135,15 @@ def measure(kind, args):
         clip.memory_budget = 2**28
     if kind == COMPILED:
         clip.visual.compile()
-    model = sotglp.SOTGLP(clip, IMAGENET_CLASSNAMES[:n_classes], n_local=n_local).to(device)
+    model = SparseTransportCLIP(clip, IMAGENET_CLASSNAMES[:n_classes], n_local=n_local).to(device)
     optimizer = torch.optim.SGD(model.learned.parameters(), lr=0.01, momentum=0.9)
     autocast = torch.autocast(device.type, torch.float16, enabled=on_gpu)
 
     def step():
-        drawn = sotglp.draw_prompts(n_images, 3, 0.75, device)
+        drawn = draw_prompts(n_images, 3, 0.75, device)
         with autocast:
             match = model.match(features or model.features(images), model.encode_text())
-            loss = sum(sotglp.sotglp_loss(match, targets, model.logit_scale, drawn))
+            loss = sum(sotglp_loss(match, targets, model.logit_scale, drawn).values())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -141,7 +158,7 @@ def measure(kind, args):
         seconds.append(time.perf_counter() - start)
     memory = peak_memory(on_gpu) - before
     share = None
-    if kind != BUDGET:  # counting operations holds what parts of the prompts would have given back
+    if kind != BUDGET:  # a count of operations holds the memory that parts of the prompts would give back
         with FlopCounterMode(display=False) as counter:
             step()
         share = counter.get_total_flops() / min(seconds) / matmul_speed(on_gpu)
@@ -149,7 +166,7 @@ def measure(kind, args):
 
 
 def peak_memory(on_gpu):
-    """The most that this process has held so far, in GiB: on a GPU of its memory."""
+    """Return the most memory that this process has held so far, in GiB: on a GPU of the GPU's."""
     import torch
 
     used = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10
@@ -157,7 +174,7 @@ def peak_memory(on_gpu):
 
 
 def matmul_speed(on_gpu):
-    """Operations a second of a large matrix product."""
+    """Return the operations a second of a large matrix product."""
     import torch
     from torch.utils.benchmark import Timer
 
@@ -167,45 +184,51 @@ def matmul_speed(on_gpu):
     return 2 * size**3 / timer.blocked_autorange(min_run_time=1).median
 
 
+def start(kind, sizes, args):
+    """Return the finished process that measures a kind; it prints JSON."""
+    words = zip(SIZES + ("steps", "device"), (*sizes, args.steps, args.device), strict=True)
+    arguments = ["--measure", kind, *(word for name, value in words for word in (f"--{name}", str(value)))]
+    return subprocess.run([sys.executable, "-m", "benchmarks.step", *arguments], capture_output=True, text=True)
+
+
+@command
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Run the benchmark; return its exit code."""
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--turns", type=int, default=3, help="processes of each kind")
     parser.add_argument("--steps", type=int, default=3, help="training steps in each process")
     parser.add_argument("--classes", type=int, nargs="+", default=[20], help="numbers of classes")
     parser.add_argument("--images", type=int, nargs="+", default=[4], help="images of a batch")
     parser.add_argument("--local", type=int, nargs="+", default=[4], help="local prompts of a class")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    told = f"what is measured, of: {'; '.join(KINDS)}; all but {COMPILED}, if not given"
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, metavar="KIND", help=told)
-    parser.add_argument("--json", help="file for all measurements")
+    kinds = f"kinds to measure, of: {'; '.join(KINDS)}; by default all but {COMPILED}"
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, metavar="KIND", help=kinds)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.measure:
         print(json.dumps(measure(args.measure, args)))
-        return
+        return 0
     kinds = args.kinds or [kind for kind in KINDS if kind != COMPILED]
-    runs = []
-    for turn in range(args.turns):
-        for sizes in product(args.classes, args.images, args.local):
-            for kind in kinds:
-                told = "turn {} of {}, {} classes, {} images, {} local prompts, {}"
-                told = told.format(turn + 1, args.turns, *sizes, kind)
-                words = zip(SIZES + ("steps", "device"), (*sizes, args.steps, args.device), strict=True)
-                command = [sys.executable, "-m", "benchmarks.step", "--measure", kind]
-                command += [word for name, value in words for word in (f"--{name}", str(value))]
-                output = subprocess.run(command, capture_output=True, text=True)
-                if output.returncode:
-                    print(f"{told}: {output.stderr.strip().splitlines()[-1]}", flush=True)
-                    continue
-                measured = json.loads(output.stdout.splitlines()[-1])
-                runs.append({"turn": turn, **dict(zip(SIZES, sizes, strict=True)), "kind": kind, **measured})
-                print(f"{told}: {measured['seconds']:.3f} s, {measured['memory']:.2f} GiB", flush=True)
+    runs, failed = [], 0
+    for turn, *sizes, kind in product(range(args.turns), args.classes, args.images, args.local, kinds):
+        what = "turn {} of {}, {} classes, {} images, {} local prompts, {}"
+        what = what.format(turn + 1, args.turns, *sizes, kind)
+        process = start(kind, sizes, args)
+        if process.returncode:
+            failed += 1
+            error = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
+            print(f"{what}: {error[-1]}", flush=True)
+            continue
+        measured = json.loads(process.stdout.splitlines()[-1])
+        runs.append({"turn": turn, **dict(zip(SIZES, sizes, strict=True)), "kind": kind, **measured})
+        print(f"{what}: {measured['seconds']:.3f} s, {measured['memory']:.2f} GiB", flush=True)
     print(table(runs))
     write_json(runs, args.json)
+    return 1 if failed else 0
 
 
 def table(runs):
-    """Medians for each size and kind, and ratios to the first."""
+    """Return a line for each size and kind: medians, and ratios to the first."""
     groups = {}
     for run in runs:
         groups.setdefault((*(run[size] for size in SIZES), run["kind"]), {})[run["turn"]] = run
@@ -223,4 +246,4 @@ def table(runs):
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,29 +1,32 @@
-"""Time of the text tower for a live position, against one batch of prompts that fill the whole context.
+"""Time the text tower on a live position, against one batch of prompts that fill the whole context.
 
-``python -m benchmarks.text_tower``: ViT-B/16's text tower with random weights, ImageNet's class names, 4 local prompts
-of each class, forward and backward pass. A position is live if a feature depends on it and classes do not share
-it: those after the SOT, up to the EOT. The other batch has as many positions, 77 in each prompt, all live and none
+python -m benchmarks.text_tower: ViT-B/16's text tower with random weights, ImageNet's class names, 4 local prompts
+of each class, forward and backward pass. Live positions are those after the SOT, up to the EOT: a feature depends on
+them, and classes do not share them. The other batch has as many positions, 77 in each prompt, all live and none
 shared: the same blocks on one dense tensor.
 
-Exit code: 0 done, 2 a wrong argument, 130 interrupted, 1 something failed.
+Exit code: 0 done, 2 a mistake of the user, 130 interrupted, 1 something failed.
 """
 
-import argparse
 import statistics
 import sys
 
-import torch
-from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 from tabulate import tabulate
 
-from benchmarks.measure import random_clip, seconds_of, write_json
-from sotglp.prompts import Prompts, xavier_contexts
+from benchmarks.measure import benchmark_parser, random_clip, seconds_of, write_json
+from dassl.utils import command
 
 PROMPTS, T = 4, 4
 
 
 def full_length(clip, n_positions):
-    """A function that runs the blocks, forward and backward, on prompts (n, 77, W) of so many positions in all."""
+    """Return a function that runs the blocks, forward and backward, on prompts (n, 77, W), and their positions n * 77.
+
+    Args:
+        n_positions: the most, but at least those of one prompt.
+    """
+    import torch  # here, as it takes seconds
+
     length, width = clip.positional_embedding.shape
     x = torch.randn(max(n_positions // length, 1), length, width, requires_grad=True)
 
@@ -38,7 +41,11 @@ def full_length(clip, n_positions):
 
 
 def measure(clip, n_classes, turns):
-    """The row of so many classes: medians over the turns, ratios of those of one turn."""
+    """Return the table's row for a number of classes: medians over the turns; a ratio compares times of one turn."""
+    from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
+
+    from sotglp.prompts import Prompts, xavier_contexts
+
     names = IMAGENET_CLASSNAMES[:n_classes]
     prompts = Prompts(clip, names, xavier_contexts(n_classes, PROMPTS, T, clip.positional_embedding.shape[1]))
     live = PROMPTS * int(prompts.eot.sum())
@@ -57,11 +64,12 @@ def measure(clip, n_classes, turns):
     }
 
 
+@command
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Run the benchmark; return its exit code."""
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--classes", type=int, nargs="+", default=[20, 100, 200], help="numbers of classes")
-    parser.add_argument("--turns", type=int, default=5, help="times that each is run, after one that is not counted")
-    parser.add_argument("--json", help="file for all measurements")
+    parser.add_argument("--turns", type=int, default=5, help="runs of each, after one that is not counted")
     args = parser.parse_args(argv)
     clip = random_clip()
     rows = [measure(clip, n_classes, args.turns) for n_classes in args.classes]

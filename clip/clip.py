@@ -1,4 +1,4 @@
-"""Loading by name, and tokens."""
+"""Load a CLIP by name, and make tokens of texts."""
 
 import hashlib
 import os
@@ -10,7 +10,9 @@ from open_clip.pretrained import download_pretrained_from_url, get_pretrained_ur
 from torchvision import transforms as T
 
 import sotglp
-from sotglp.backbones import OPENAI, SMALL, read_state
+from sotglp.backbones import OPENAI, SMALL
+from sotglp.checkpoints import read_state
+from sotglp.clip import PIXEL_MEAN, PIXEL_STD
 
 from .model import build_model
 from .simple_tokenizer import SimpleTokenizer
@@ -21,12 +23,12 @@ _tokenizer = SimpleTokenizer()
 
 
 class _Models(dict):
-    """{name: address of the weights}. A file's path is its own name and address."""
+    """{name: address of the weights}; the path of a file is both name and address."""
 
     def __missing__(self, name):
         if osp.isfile(name):
             return name
-        raise KeyError(f"unknown CLIP {name}: take {', '.join(self)}, or a weights file")
+        raise KeyError(f"unknown CLIP {name}: use {', '.join(self)}, or a file of weights")
 
 
 _MODELS = _Models(
@@ -37,13 +39,21 @@ _MODELS = _Models(
 
 
 def available_models():
+    """Return the names that `load` takes."""
     return list(_MODELS)
 
 
 def _download(url, root=None):
-    """Path of a file that `torch.load` or `torch.jit.load` reads: cached, downloaded, or converted from safetensors.
+    """Return the path of a file that `torch.load` or `torch.jit.load` reads.
 
-    Raises FileNotFoundError if the weights are neither on this machine nor to be downloaded.
+    The file is in the cache, downloaded to it, or converted from safetensors.
+
+    Args:
+        url: Address, or path of a file.
+        root: Folder of the cache; ~/.cache/clip if None.
+
+    Raises:
+        FileNotFoundError: The weights are not on this machine, and the download fails.
     """
     root = osp.expanduser(root or "~/.cache/clip")
     if osp.isfile(url):
@@ -58,7 +68,7 @@ def _download(url, root=None):
 
 
 def _as_torch_file(path, root):
-    """A copy of a safetensors file that torch.load reads, with the whole token embedding, in the cache."""
+    """Convert a safetensors file to a file in the cache that torch.load reads, with all token embeddings."""
     digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
     target = osp.join(root, f"{Path(path).stem}-{digest}.pt")
     if not osp.isfile(target):
@@ -70,9 +80,16 @@ def _as_torch_file(path, root):
 
 
 def load(name, device=None, jit=False, download_root=None):
-    """The model of that name (float32 on the CPU, else half precision) and its preprocessing of PIL images.
+    """Return a model and its preprocessing of PIL images.
 
-    The device is a GPU if there is one. `jit` is taken for compatibility; the model is always a plain module.
+    Args:
+        name: A name of `available_models`, or the path of a file of weights.
+        device: The torch device; a GPU if None and there is one.
+        jit: Ignored, since the model is always a plain module.
+        download_root: Folder of the cache; ~/.cache/clip if None.
+
+    Returns:
+        The model, in float32 on the CPU and in half precision elsewhere; a function of a PIL image.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = build_model(read_state(Path(_download(_MODELS[name], download_root)))).to(device)
@@ -81,7 +98,7 @@ def load(name, device=None, jit=False, download_root=None):
     return model, _transform(model.visual.input_resolution)
 
 
-def _to_rgb(image):  # named, so that loader processes can pickle it
+def _to_rgb(image):  # no lambda, which worker processes could not pickle
     return image.convert("RGB")
 
 
@@ -92,15 +109,23 @@ def _transform(size):
             T.CenterCrop(size),
             _to_rgb,
             T.ToTensor(),
-            T.Normalize(sotglp.clip.PIXEL_MEAN, sotglp.clip.PIXEL_STD),
+            T.Normalize(PIXEL_MEAN, PIXEL_STD),
         ]
     )
 
 
 def tokenize(texts, context_length=77, truncate=False):
-    """BPE ids (B, context_length) of a text or of B texts, between start and end token, padded with 0.
+    """Return the token ids (B, context_length) of a text or of B texts, padded with 0.
 
-    Raises RuntimeError if a text is too long and `truncate` is not set.
+    Start and end token are included.
+
+    Args:
+        texts: A text or a list of texts.
+        context_length: Number of ids per text.
+        truncate: Cut off the end of a text that is too long.
+
+    Raises:
+        RuntimeError: A text is too long, and `truncate` is False.
     """
     texts = [texts] if isinstance(texts, str) else texts
     result = torch.zeros(len(texts), context_length, dtype=torch.int)

@@ -1,7 +1,9 @@
-"""CLIP in OpenAI's layout: its attribute names, transformers that take (length, batch, width), half precision.
+"""CLIP with OpenAI's attribute names, transformers of (length, batch, width), and half precision.
 
-For trainers of other repositories that reach into the model. Ours use sotglp.clip, whose weights have the same names.
-Letters: B images or texts, L positions, W width of a tower, D joint dimension.
+It is for trainers of other repositories that use parts of the model. The trainers here use sotglp.clip, whose weights
+have the same names.
+
+Letters: B images or texts, L positions, W width of a tower, D joint dimension, S side of an image, T texts.
 """
 
 from collections import OrderedDict
@@ -10,18 +12,21 @@ import torch
 from open_clip.modified_resnet import ModifiedResNet
 from torch import nn
 
-from sotglp.backbones import NO_WEIGHTS
-from sotglp.clip import QuickGELU, count_children
+from sotglp.checkpoints import NO_WEIGHTS
+from sotglp.clip import count_children
+from sotglp.towers import QuickGELU
 
 
 class LayerNorm(nn.LayerNorm):
-    """In float32 whatever comes in, in whose type the result goes out."""
+    """Layer normalisation in the type of its weights, float32; the result has the type of the input."""
 
     def forward(self, x):
         return super().forward(x.to(self.weight.dtype)).to(x.dtype)
 
 
 class ResidualAttentionBlock(nn.Module):
+    """A pre-norm residual block."""
+
     def __init__(self, d_model, n_head, attn_mask=None):
         super().__init__()
         self.attn = nn.MultiheadAttention(d_model, n_head)
@@ -37,23 +42,27 @@ class ResidualAttentionBlock(nn.Module):
         return self.attn(x, x, x, need_weights=False, attn_mask=mask)[0]
 
     def forward(self, x):
-        """(L, B, W) -> (L, B, W)"""
+        """Return tokens (L, B, W) of tokens (L, B, W)."""
         x = x + self.attention(self.ln_1(x))
         return x + self.mlp(self.ln_2(x))
 
 
 class Transformer(nn.Module):
+    """A stack of residual blocks."""
+
     def __init__(self, width, layers, heads, attn_mask=None):
         super().__init__()
         self.width, self.layers = width, layers
         self.resblocks = nn.Sequential(*(ResidualAttentionBlock(width, heads, attn_mask) for _ in range(layers)))
 
     def forward(self, x):
-        """(L, B, W) -> (L, B, W)"""
+        """Return tokens (L, B, W) of tokens (L, B, W)."""
         return self.resblocks(x)
 
 
 class VisionTransformer(nn.Module):
+    """The image tower of a ViT."""
+
     def __init__(self, input_resolution, patch_size, width, layers, heads, output_dim):
         super().__init__()
         self.input_resolution, self.output_dim = input_resolution, output_dim
@@ -66,7 +75,7 @@ class VisionTransformer(nn.Module):
         self.proj = nn.Parameter(torch.empty(width, output_dim))
 
     def forward(self, x):
-        """(B, 3, S, S) -> (B, D)"""
+        """Return the features (B, D) of images (B, 3, S, S)."""
         x = self.conv1(x).flatten(2).transpose(1, 2)
         class_token = self.class_embedding.to(x.dtype).expand(len(x), 1, -1)
         x = torch.cat([class_token, x], dim=1) + self.positional_embedding.to(x.dtype)
@@ -76,6 +85,8 @@ class VisionTransformer(nn.Module):
 
 
 class CLIP(nn.Module):
+    """Image tower, text tower and logit scale."""
+
     def __init__(self, visual, embed_dim, context_length, vocab_size, width, heads, layers):
         super().__init__()
         self.context_length, self.vocab_size = context_length, vocab_size
@@ -93,11 +104,11 @@ class CLIP(nn.Module):
         return self.visual.conv1.weight.dtype
 
     def encode_image(self, image):
-        """(B, 3, S, S) -> (B, D), not normalised"""
+        """Return the features (B, D) of images (B, 3, S, S), not normalised."""
         return self.visual(image.type(self.dtype))
 
     def encode_text(self, text):
-        """Token ids (B, L) -> (B, D), not normalised"""
+        """Return the features (B, D) of token ids (B, L), not normalised."""
         x = self.token_embedding(text).type(self.dtype)
         x = x + self.positional_embedding[: x.shape[1]].type(self.dtype)
         x = self.transformer(x.transpose(0, 1)).transpose(0, 1)
@@ -105,14 +116,14 @@ class CLIP(nn.Module):
         return x[torch.arange(len(x)), text.argmax(dim=-1)] @ self.text_projection
 
     def forward(self, image, text):
-        """Logits (B, T) per image and (T, B) per text."""
+        """Return the logits (B, T) per image and (T, B) per text."""
         image, text = (nn.functional.normalize(x, dim=-1) for x in (self.encode_image(image), self.encode_text(text)))
         logits = self.logit_scale.exp() * image @ text.T
         return logits, logits.T
 
 
 def convert_weights(model):
-    """Matrices and convolutions to half precision; norms, embeddings and the logit scale stay float32."""
+    """Cast matrices and convolutions to half precision; norms, embeddings and the logit scale stay float32."""
     for module in model.modules():
         if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear, nn.MultiheadAttention)):
             module.half()
@@ -123,9 +134,9 @@ def convert_weights(model):
 
 
 def build_model(state_dict, *_):
-    """The CLIP of an OpenAI state dict (ViT or ResNet), in half precision as OpenAI publishes it, ready for use.
+    """Return the CLIP of an OpenAI state dict (ViT or ResNet), in half precision and evaluation mode.
 
-    Further arguments, such as MaPLe's design details, belong to other repositories' own CLIP and change nothing here.
+    Further arguments are ignored: other repositories pass settings of their own CLIP, such as MaPLe's design details.
     """
     state = {k: v for k, v in state_dict.items() if k not in NO_WEIGHTS}
     embed_dim, width = state["text_projection"].shape[1], state["ln_final.weight"].shape[0]

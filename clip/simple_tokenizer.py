@@ -1,10 +1,10 @@
-"""The BPE of CLIP under OpenAI's name."""
+"""CLIP's tokenizer (byte-pair encoding) under OpenAI's name."""
 
 from open_clip import tokenizer
 
 
 class SimpleTokenizer(tokenizer.SimpleTokenizer):
-    """open_clip's tokenizer; the two special tokens have OpenAI's names too."""
+    """open_clip's tokenizer, in which the two special tokens also have OpenAI's names."""
 
     def __init__(self):
         super().__init__()

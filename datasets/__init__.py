@@ -1,6 +1,5 @@
-"""Every module in this folder is imported, so that its data sets register themselves."""
+"""The data sets: one file per reader or family of readers; `datasets.readers` imports and registers them all.
 
-from dassl.utils import import_modules
-
-# The commands run as python -m datasets.NAME: Python warns of modules that are imported before.
-import_modules(__name__, __path__, leave_out=("check", "prepare"))
+Beside the readers stand what they share (`reading`, `annotations`, `archives`), images for out-of-distribution
+detection (`ood`), and the commands `python -m datasets.check` and `python -m datasets.prepare`.
+"""

@@ -1,4 +1,4 @@
-"""Data sets that come with the repository, as zip archives, and are unpacked where the other data sets are."""
+"""Data sets that come with the repository as zip archives: unpacked beside the other data sets."""
 
 import os
 import tempfile
@@ -9,9 +9,14 @@ from dassl.utils import UserError
 
 
 def unpack(archive, folder):
-    """Unpack a zip file into ``folder`` unless that was done before: whole or not at all.
+    """Unpack a zip file into `folder`, whole or not at all, unless the folder exists.
 
-    Raises UserError if the folder is there with other content than the archive's.
+    Args:
+        archive: Path of the zip file.
+        folder: Folder to make.
+
+    Raises:
+        UserError: A file of the archive is missing in the folder or has another size.
     """
     with zipfile.ZipFile(archive) as source:
         if not os.path.isdir(folder):
@@ -23,7 +28,7 @@ def unpack(archive, folder):
                 try:
                     os.rename(unpacked, folder)
                 except OSError:
-                    if not os.path.isdir(folder):  # else another process was faster
+                    if not os.path.isdir(folder):  # else another process unpacked it first
                         raise
         for member in source.infolist():
             path = Path(folder, member.filename)

@@ -1,10 +1,9 @@
-"""What there is of each data set, and what to do next: python -m datasets.check [NAME ...] --root DATA [--deep]
+"""List which data sets are complete, and the next step for the others: python -m datasets.check [NAME ...] --root DATA
 
-Exit code: 0 all is well, 2 a mistake of the user, 130 interrupted, 1 something is amiss: a data set that is there is
-incomplete or damaged, or one that was named is missing.
+Exit code: 0 all is well, 1 a data set is incomplete or damaged, or a named one is missing, 2 a user's mistake,
+130 interrupted.
 """
 
-import argparse
 import os
 import os.path as osp
 import sys
@@ -15,39 +14,46 @@ from multiprocessing.pool import ThreadPool
 from tabulate import tabulate
 from tqdm import tqdm
 
-import datasets  # noqa: F401 (registers the readers)
 from dassl.config import get_cfg_default
-from dassl.data.datasets import DATASET_REGISTRY
-from dassl.utils import UserError, check_availability, read_image
+from dassl.utils import Parser, UserError, check_availability, command, read_image
 from datasets.ood import OOD_SETS, SOURCE, read_ood
-from datasets.prepare import DOWNLOADS, is_prepared_here, next_steps
+from datasets.prepare import DOWNLOADS, is_prepared_here, next_steps, registry
 
 
 @dataclass
 class Finding:
-    """What was found of a data set: its images by split, and what to do about what was not."""
+    """The state of a data set on the disk.
+
+    Attributes:
+        name: Name of the data set.
+        state: "found", "missing", "incomplete" or "damaged".
+        splits: {split: list of Datum} of the splits that have images.
+        steps: What to do next, a line each.
+        unreadable: An error message for each image that cannot be decoded; None without --deep.
+    """
 
     name: str
-    state: str  # found, missing, incomplete or damaged
+    state: str
     splits: dict = field(default_factory=dict)
     steps: list = field(default_factory=list)
-    unreadable: list = None  # if looked for
+    unreadable: list = None
 
     def row(self):
+        """Return the row of the table: name, state, number of images by split, number of unreadable images."""
         counts = [f"{len(self.splits[split]):,}" if split in self.splits else "" for split in ("train", "val", "test")]
         return [self.name, self.state, *counts, "" if self.unreadable is None else len(self.unreadable)]
 
 
 def known_names():
-    """Data sets that have a folder under the root: not a user's own, which have no fixed place."""
-    readers = [name for name in DATASET_REGISTRY.registered_names() if DATASET_REGISTRY.get(name).dataset_dir]
+    """Return the names of all data sets with a fixed folder under the root; a user's own images have none."""
+    readers = [name for name in registry().registered_names() if registry().get(name).dataset_dir]
     return [*readers, *OOD_SETS]
 
 
 def check(name, root):
     """Return the Finding of a data set."""
     is_ood = name in OOD_SETS
-    folder = osp.join(root, OOD_SETS[name] if is_ood else DATASET_REGISTRY.get(name).dataset_dir)
+    folder = osp.join(root, OOD_SETS[name] if is_ood else registry().get(name).dataset_dir)
     if not osp.isdir(folder):
         return Finding(name, "missing", steps=[first_step(name, root, folder)])
     try:
@@ -57,7 +63,7 @@ def check(name, root):
         if missing:
             return Finding(name, "incomplete", steps=missing)
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
-            dataset = DATASET_REGISTRY.get(name)(make_cfg(root))
+            dataset = registry().get(name)(make_cfg(root))
     except (UserError, OSError) as error:
         return Finding(name, "damaged", steps=[" ".join(str(error).split())])
     splits = {"train": dataset.train_x, "val": dataset.val, "test": dataset.test}
@@ -65,24 +71,25 @@ def check(name, root):
 
 
 def first_step(name, root, folder):
-    """The next step for a data set of which there is nothing."""
+    """Return the next step for a data set whose folder is missing."""
     if name in OOD_SETS:
         return f"put its images into {folder}: {SOURCE}"
     if not is_prepared_here(name):
-        return "its reader says what it needs; what comes with the repository is unpacked on first use"
-    how = "downloads its images" if name in DOWNLOADS else "says where to get it"
+        return "its reader lists its files; data sets of this repository are unpacked on first use"
+    how = "downloads its images" if name in DOWNLOADS else "prints where to get it"
     return f"python -m datasets.prepare {name} --root {root} {how}"
 
 
 def make_cfg(root):
+    """Return the default configuration with the readers' keys and `root`."""
     cfg = get_cfg_default()
-    DATASET_REGISTRY.extend_cfg(cfg)
+    registry().extend_cfg(cfg)
     cfg.DATASET.ROOT = root
     return cfg
 
 
 def find_unreadable(finding):
-    """List the lines that say which images of a data set cannot be decoded; a bar shows how far it is."""
+    """Return an error message for each image of a Finding that cannot be decoded; show a progress bar."""
 
     def problem(path):
         try:
@@ -96,21 +103,18 @@ def find_unreadable(finding):
         return [line for line in results if line]
 
 
+@command
 def main(argv=None):
     """Run the command; return its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"all if none is given: {', '.join(known_names())}")
+    parser = Parser(__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="data set as in DATASET.NAME; default: all")
     parser.add_argument("--root", default="data", help="folder of the data sets")
     parser.add_argument("--deep", action="store_true", help="decode each image")
     args = parser.parse_args(argv)
-    root = osp.expanduser(args.root)
-    try:
-        for name in args.names:
-            check_availability(name, known_names(), "data set")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    findings = [check(name, root) for name in args.names or known_names()]
+    root, known = osp.expanduser(args.root), known_names()
+    for name in args.names:
+        check_availability(name, known, "data set")
+    findings = [check(name, root) for name in args.names or known]
     if args.deep:
         for finding in findings:
             if finding.state == "found":

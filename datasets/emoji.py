@@ -1,7 +1,7 @@
-"""Emoji: 24 categories of emoji drawn in four styles, none of whose concepts the small CLIP was pretrained on.
+"""Emoji: 24 categories of emoji in four styles. The small CLIP was not pretrained on any of their concepts.
 
-Noto (Google), Twemoji (Twitter), Fluent 3D (Microsoft) and OpenMoji; see datasets/emoji/README.md for their licences.
-OpenMoji is the one style that pretraining never saw.
+The styles are Noto (Google), Twemoji (Twitter), Fluent 3D (Microsoft) and OpenMoji; pretraining used all but OpenMoji.
+Licences: datasets/emoji/README.md.
 """
 
 import json
@@ -12,19 +12,21 @@ from dassl.utils import UserError
 from datasets.archives import unpack
 
 
-@DATASET_REGISTRY.register(fallback=True)  # a reader of that name of yours comes first
+@DATASET_REGISTRY.register(fallback=True)  # a user's reader of this name wins
 class Emoji(DatasetBase):
     """<ROOT>/emoji with <style>/<code points>.png and index.json, unpacked from the repository on first use.
 
-    DATASET.SPLIT_BY says what the test images show: "drawing", other drawings of the same concepts (of a
-    concept's four, two are for training), or "concept", concepts that are not in training. The styles are the
-    domains: DATASET.SOURCE_DOMAINS chooses those of training and validation, DATASET.TARGET_DOMAINS those of the
-    test; empty means all. Where the two have no style in common, "drawing" takes every drawing of either.
+    DATASET.SPLIT_BY chooses the test images. With "drawing" they are other drawings of the training concepts: two of
+    a concept's four drawings are for training. With "concept" they are other concepts. The styles are the domains:
+    DATASET.SOURCE_DOMAINS chooses those of training and validation, DATASET.TARGET_DOMAINS those of the test; empty
+    means all. If the two have no style in common, "drawing" uses all drawings of each.
 
-    ``ood`` lists images of other kinds (flags, letters, clocks, textures, ...), labelled -1, the kind as class name.
+    Attributes:
+        ood: List of Datum with images of other kinds (flags, letters, clocks, textures, ...). Their label is -1,
+            their class name the kind.
 
     Raises:
-        UserError: SPLIT_BY or a style is none of those allowed, or the folder holds something else.
+        UserError: SPLIT_BY or a style has no allowed value, or the folder has unexpected content.
     """
 
     dataset_dir = "emoji"
@@ -45,7 +47,7 @@ class Emoji(DatasetBase):
         if by not in ("drawing", "concept"):
             raise UserError(f'DATASET.SPLIT_BY must be drawing or concept, got "{by}"')
 
-        # Styles that are apart already are other drawings: no need to part the drawings of a concept once more.
+        # Images in different styles are different drawings already.
         apart = by == "drawing" and not set(sources) & set(targets)
         train, val, test = [], [], []
         for image in index["images"]:
@@ -63,12 +65,14 @@ class Emoji(DatasetBase):
         super().__init__(train_x=train, val=val, test=test)
 
     def choose_styles(self, key, styles):
+        """Return the styles of a config key, all if it is empty; raise UserError for an unknown one."""
         unknown = set(styles) - set(self.domains)
         if unknown:
             raise UserError(f"DATASET.{key} has {', '.join(sorted(unknown))}; styles are {', '.join(self.domains)}")
         return styles or self.domains
 
     def read(self, folder, image, label, classname):
+        """Return an entry of index.json as a Datum; its domain is the number of its style."""
         style = image["style"]
-        domain = self.domains.index(style) if style in self.domains else len(self.domains)  # generated textures
+        domain = self.domains.index(style) if style in self.domains else len(self.domains)  # a generated texture
         return Datum(osp.join(folder, image["file"]), label=label, domain=domain, classname=classname)

@@ -1,4 +1,4 @@
-"""Fashion-MNIST: photographs of clothes in 10 classes, 28 x 28, grey; here inverted, dark on white.
+"""Fashion-MNIST: grey photographs of clothes in 10 classes, 28 x 28 pixels; inverted here to dark on white.
 
 Xiao et al., "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning Algorithms", arXiv 1708.07747.
 https://github.com/zalandoresearch/fashion-mnist
@@ -7,12 +7,13 @@ https://github.com/zalandoresearch/fashion-mnist
 import gzip
 import os
 import os.path as osp
+import struct
 import tempfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from torchvision.datasets.mnist import read_image_file, read_label_file
 from tqdm import tqdm
 
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
@@ -27,17 +28,17 @@ FILES = {
 VAL_PER_CLASS = 1000
 
 
-@DATASET_REGISTRY.register(fallback=True)  # a reader of that name of yours comes first
+@DATASET_REGISTRY.register(fallback=True)  # a user's reader of this name wins
 class FashionMNIST(DatasetBase):
     """<ROOT>/fashion_mnist with <split>/<label>_<index>.png, of a subset or of all images.
 
     The subset comes with the repository and is unpacked on first use: 64 training, 16 validation and 200 test
-    images of each class. If the folder holds the four official IDX files (.gz or not), all images are used, made
-    into PNG once: 50,000 for training, 10,000 of the official training part for validation and 10,000 for testing.
+    images of each class. If the folder holds the four official IDX files (.gz or not), the reader converts them to
+    PNG once: 50,000 images for training, 10,000 of the official training part for validation, 10,000 for testing.
 
     Raises:
-        FileNotFoundError: one of the four IDX files is missing.
-        UserError: an IDX file cannot be read, or the folder holds something else.
+        FileNotFoundError: One of the four IDX files is missing.
+        UserError: An IDX file is damaged, or the folder has unexpected content.
     """
 
     dataset_dir = "fashion_mnist"
@@ -55,7 +56,7 @@ class FashionMNIST(DatasetBase):
 
 
 def read_images(folder):
-    """Return the images <label>_<index>.png of a folder as Datum, in the order of their names."""
+    """Return the images <folder>/<label>_<index>.png as a list of Datum, sorted by name."""
     items = []
     for name in listdir_nohidden(folder, sort=True):
         label = int(name.partition("_")[0])
@@ -64,54 +65,75 @@ def read_images(folder):
 
 
 def find_idx(folder, name):
-    """Path of an IDX file, packed or not; None if there is neither."""
+    """Return the path of an IDX file, .gz or not; None if both are missing."""
     return next((path for path in (Path(folder, name), Path(folder, f"{name}.gz")) if path.is_file()), None)
 
 
-def read_idx(folder, name, reader):
-    """The array in an IDX file, packed or not, by one of torchvision's readers."""
+def read_idx(folder, name, ndim):
+    """Return the array in an IDX file, .gz or not.
+
+    The file begins with the bytes 0, 0, 8 (for uint8) and the number of dimensions, then has each size in 4 bytes,
+    the most significant first.
+
+    Args:
+        folder: Folder of the file.
+        name: Its name, without .gz.
+        ndim: Number of dimensions that it must have.
+
+    Raises:
+        FileNotFoundError: The file is missing.
+        UserError: The file is damaged.
+    """
     path = find_idx(folder, name)
     if path is None:
         raise FileNotFoundError(f"no {name} or {name}.gz in {folder}: Fashion-MNIST needs all four of its IDX files")
     try:
-        if path.suffix != ".gz":
-            return reader(str(path)).numpy()
-        with tempfile.TemporaryDirectory() as temporary:
-            plain = osp.join(temporary, name)
-            with gzip.open(path) as packed, open(plain, "wb") as file:
-                file.write(packed.read())
-            return reader(plain).numpy()
-    except (OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, AssertionError) as error:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            data = file.read()
+        magic, *sizes = struct.unpack_from(f">4s{ndim}I", data)
+        if magic != bytes([0, 0, 8, ndim]):
+            raise ValueError(f"begins with {magic!r}")
+        return np.frombuffer(data, np.uint8, offset=4 + 4 * ndim).reshape(sizes)
+    except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
         raise UserError(f"{path} is not a readable IDX file: copy it anew") from error
 
 
 def read_part(folder, part):
-    """Images (N, 28, 28) uint8, light on black as in the files, and labels (N,) of the "train" or "test" part."""
+    """Return the images (N, 28, 28), light on black as in the files, and labels (N,) of an official part, both uint8.
+
+    Args:
+        folder: Folder of the IDX files.
+        part: "train" or "test".
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        UserError: A file is damaged, or the images and labels do not match.
+    """
     image_name, label_name = FILES[part]
-    images, labels = read_idx(folder, image_name, read_image_file), read_idx(folder, label_name, read_label_file)
+    images, labels = read_idx(folder, image_name, ndim=3), read_idx(folder, label_name, ndim=1)
     if len(images) != len(labels) or not set(labels.tolist()) <= set(range(len(CLASSNAMES))):
         raise UserError(f"{folder}: {image_name} and {label_name} do not belong together: copy them anew")
     return images, labels
 
 
 def write_images(folder, images, labels, indices):
-    """Write images[indices] as <label>_<index>.png, inverted."""
+    """Write images[indices], inverted, as <folder>/<label>_<index>.png."""
     os.makedirs(folder)
     for index in tqdm(indices, desc=f"Writing {osp.basename(folder)} images"):
         Image.fromarray(255 - images[index]).save(osp.join(folder, f"{labels[index]}_{index:05d}.png"))
 
 
 def convert(source, target):
-    """Make the IDX files of ``source`` into PNG in ``target``, once and whole; return ``target``.
+    """Convert the IDX files of `source` to PNG in `target`, once and whole; return `target`.
 
-    Validation images are the same at each conversion: up to 1,000 of each class of the training part.
+    Each conversion chooses the same validation images, up to 1,000 of each class of the training part.
     """
     if not osp.isdir(target):
         generator = np.random.default_rng(0)
         with tempfile.TemporaryDirectory(dir=source) as temporary:
             images, labels = read_part(source, "train")
             by_class = [generator.permutation(np.flatnonzero(labels == label)) for label in range(len(CLASSNAMES))]
-            # A class never gives more than a sixth away, as in the official files' 1,000 of 6,000.
+            # At most a sixth of a class, as 1,000 of 6,000 in the official files.
             val = np.concatenate([chosen[: min(VAL_PER_CLASS, len(chosen) // 6)] for chosen in by_class])
             write_images(osp.join(temporary, "full", "val"), images, labels, val)
             write_images(osp.join(temporary, "full", "train"), images, labels, np.setdiff1d(range(len(labels)), val))

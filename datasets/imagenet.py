@@ -1,4 +1,4 @@
-"""ImageNet (ILSVRC 2012), 1,000 classes, and the four test sets that show the same classes otherwise.
+"""ImageNet (ILSVRC 2012) with 1,000 classes, and four test sets of the same classes from other distributions.
 
 Russakovsky et al., "ImageNet Large Scale Visual Recognition Challenge", IJCV 2015. https://www.image-net.org
 """
@@ -16,15 +16,15 @@ CLASSNAMES = (
 )
 
 
-@DATASET_REGISTRY.register(fallback=True)  # a reader of that name of yours comes first
+@DATASET_REGISTRY.register(fallback=True)  # a user's reader of this name wins
 class ImageNet(Reader):
-    """<ROOT>/imagenet with images/{train,val}/<wnid>/ and classnames.txt ("<wnid> <class name>" lines).
+    """<ROOT>/imagenet with images/{train,val}/<wnid>/ and classnames.txt of lines "<wnid> <class name>".
 
-    The official validation images are both val and test; labels follow the sorted wnids.
+    The official validation images are both `val` and `test`. Labels follow the sorted wnids.
 
     Raises:
-        FileNotFoundError: a folder or classnames.txt is missing.
-        UserError: train and val have other classes, or one has no name or no images.
+        FileNotFoundError: A folder or classnames.txt is missing.
+        UserError: train and val have different classes, or a class has no name or no images.
     """
 
     dataset_dir = "imagenet"
@@ -41,13 +41,17 @@ class ImageNet(Reader):
         super().__init__(cfg, read_class_folders(train, names), test, test)
 
     def few_shot(self, cfg, train, val=None):
-        """Draw training images; validation images are not drawn, they are the test set."""
+        """Draw training images; the validation images are the test set and stay whole."""
         train, _ = super().few_shot(cfg, train)
         return train, val
 
 
 def read_classnames(fpath):
-    """Return {wnid: class name}, in the file's order."""
+    """Return {wnid: class name} in the order of the file.
+
+    Raises:
+        UserError: The file is empty, or a line has no class name.
+    """
     classnames = dict(parse_words(fpath, line, 2) for line in read_lines(fpath))
     if not classnames:
         raise UserError(f"{fpath} is empty: {CLASSNAMES}")
@@ -55,7 +59,11 @@ def read_classnames(fpath):
 
 
 def name_folders(folder, classnames):
-    """Return {wnid: class name} of the folders in a folder, sorted."""
+    """Return {wnid: class name} of the folders <folder>/<wnid>/, sorted.
+
+    Raises:
+        UserError: A folder has no class name.
+    """
     wnids = class_folders(folder)
     for wnid in wnids:
         if wnid not in classnames:
@@ -64,7 +72,11 @@ def name_folders(folder, classnames):
 
 
 def number_folders(folder, classnames):
-    """Return {number: class name} of folders that have the number of a line of classnames.txt for a name."""
+    """Return {number: class name} of the folders <folder>/<number>/: a number is that of a line of classnames.txt.
+
+    Raises:
+        UserError: The folders or the order of classnames.txt are wrong.
+    """
     numbers = [str(number) for number in range(len(classnames))]
     if class_folders(folder) != sorted(numbers):
         raise UserError(f"{folder} must have the folders 0 to {numbers[-1]}, one for each line of classnames.txt")
@@ -74,11 +86,11 @@ def number_folders(folder, classnames):
 
 
 class Variant(Reader):
-    """A test set with ImageNet's classes or some of them: its images are train_x and test, whatever NUM_SHOTS is.
+    """A test set with ImageNet's classes or some of them. All its images are `train_x` and `test`.
 
     Raises:
-        FileNotFoundError: a folder or classnames.txt is missing.
-        UserError: a class has no name or no images.
+        FileNotFoundError: A folder or classnames.txt is missing.
+        UserError: A class has no name or no images.
     """
 
     images = ""  # folder of the images
@@ -93,10 +105,11 @@ class Variant(Reader):
         super().__init__(cfg, items, [], items)
 
     def few_shot(self, cfg, train, val=None):
+        """Draw nothing: DATASET.NUM_SHOTS is about the training images of ImageNet."""
         return train, val
 
 
-# name: folder, folder of the images, how their folders are named, where they come from, paper
+# name: (folder, folder of the images, function that names their folders, source, paper)
 VARIANTS = {
     "ImageNetV2": (
         "imagenetv2",

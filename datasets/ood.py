@@ -6,9 +6,7 @@ Semantic Space", CVPR 2021. https://github.com/deeplearning-wisc/large_scale_ood
 
 import os.path as osp
 
-from dassl.data.datasets import Datum
 from dassl.utils import UserError
-from datasets.reading import link_free_walk
 
 # name: folder under the root of the data sets
 OOD_SETS = {
@@ -21,19 +19,24 @@ SOURCE = "https://github.com/deeplearning-wisc/large_scale_ood links the four se
 
 
 def read_ood(name, root=""):
-    """List the images of an OOD set, folders in folders included, in the order of their paths.
+    """List the images of an OOD set and of all its subfolders, sorted by path.
 
     Args:
         name: iNaturalist, SUN, Places or Textures, at <root>/{iNaturalist,SUN,Places}/images and <root>/dtd/images;
             or the path of any folder of images.
+        root: Root of the data sets.
 
     Returns:
-        List of Datum with label -1; their class name is the set's name, or that of the folder.
+        List of Datum with label -1. Their class name is the name of the set or of the folder.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        UserError: the folder holds no images.
+        FileNotFoundError: The folder is missing.
+        UserError: The folder holds no images.
     """
+    # These import torch; commands list OOD_SETS in their --help without it.
+    from dassl.data.datasets import Datum
+    from datasets.reading import link_free_walk
+
     folder = osp.join(root, OOD_SETS[name]) if name in OOD_SETS else name
     folder = osp.abspath(osp.expanduser(folder))
     if not osp.isdir(folder):
@@ -41,6 +44,6 @@ def read_ood(name, root=""):
         raise FileNotFoundError(f"no folder {folder} with OOD images: give {known} ({SOURCE}) or the path of a folder")
     paths = link_free_walk(folder)
     if not paths:
-        raise UserError(f"{folder} holds no images: put OOD images there, in folders or not")
+        raise UserError(f"{folder} holds no images: put OOD images into it or its subfolders")
     classname = name if name in OOD_SETS else osp.basename(folder)
     return [Datum(path, label=-1, classname=classname) for path in paths]

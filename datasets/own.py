@@ -1,4 +1,4 @@
-"""Your own images: a folder for each class, or a CSV file. DATASET.ROOT is the folder itself."""
+"""A user's own images: a folder for each class, or a CSV file. DATASET.ROOT is the folder itself."""
 
 import csv
 import glob
@@ -7,17 +7,22 @@ from collections import Counter
 
 from dassl.data.datasets import DATASET_REGISTRY, Datum
 from dassl.utils import UserError, listdir_nohidden
-from datasets.reading import Reader, check_name, class_folders, read_class_folders, read_lines, split_by_class
+from datasets.reading import SPLITS, Reader, check_name, class_folders, read_class_folders, read_lines, split_by_class
 
-SPLITS = ("train", "val", "test")
 COLUMNS = ("path", "label", "split")
 
 
 class OwnReader(Reader):
-    """Images of the user's own at DATASET.ROOT, with an optional classnames.txt: "<folder or label> <class name>"."""
+    """Images in DATASET.ROOT, with an optional classnames.txt of lines "<folder or label> <class name>"."""
 
     @classmethod
     def folder(cls, cfg):
+        """Return the absolute path of DATASET.ROOT.
+
+        Raises:
+            FileNotFoundError: The folder is missing.
+            UserError: DATASET.ROOT is empty.
+        """
         if not cfg.DATASET.ROOT:
             raise UserError(f"DATASET.NAME {cls.__name__} needs DATASET.ROOT, the folder of your images")
         folder = super().folder(cfg)
@@ -27,17 +32,21 @@ class OwnReader(Reader):
 
 
 def name_classes(folder, keys):
-    """Return {key: class name}, of classnames.txt if there is one, else the keys themselves; underscores are spaces.
+    """Return {key: class name}; underscores become spaces.
+
+    Args:
+        folder: Folder that may hold a classnames.txt. Without it, the keys are the class names.
+        keys: Names of the class folders, or labels.
 
     Raises:
-        UserError: a key has no line, or a name twice.
+        UserError: classnames.txt has no line for a key, or two keys have the same class name.
     """
     path = osp.join(folder, "classnames.txt")
     names = {key: key for key in keys}
     if osp.lexists(path):
         found = {}
         for line in read_lines(path):
-            # a folder's name may hold spaces itself: the longest that the line starts with is meant
+            # Names of folders may hold spaces: the longest one that the line begins with counts.
             known = [key for key in keys if line.startswith((f"{key} ", f"{key}\t"))]
             if known:
                 key = max(known, key=len)
@@ -54,7 +63,7 @@ def name_classes(folder, keys):
     return names
 
 
-@DATASET_REGISTRY.register(fallback=True)  # a reader of that name of yours comes first
+@DATASET_REGISTRY.register(fallback=True)  # a user's reader of this name wins
 class ImageFolder(OwnReader):
     """DATASET.ROOT with {train,val,test}/<class>/ (val may be missing), or with <class>/ alone.
 
@@ -62,13 +71,13 @@ class ImageFolder(OwnReader):
     testing, the same for every seed. Labels follow the sorted folders.
 
     Raises:
-        FileNotFoundError: DATASET.ROOT is missing, or train/ is there without test/.
-        UserError: a class has no images, too few to split, no training images, or no name of its own.
+        FileNotFoundError: DATASET.ROOT is missing, or test/ is missing beside train/.
+        UserError: A class has no images, too few to split or no training images, or two classes have the same name.
     """
 
     def __init__(self, cfg):
         folder = self.folder(cfg)
-        # "train" may be a class, of pictures of trains; a folder of folders is none.
+        # "train" may be a class of pictures of trains; then it holds no folders.
         if glob.glob(osp.join(glob.escape(folder), "train", "*", "")):
             splits = self.read_splits(folder)
         else:
@@ -78,7 +87,7 @@ class ImageFolder(OwnReader):
 
     @staticmethod
     def read_splits(folder):
-        """Return the images of train/, val/ and test/; labels are those of train/."""
+        """Return the lists of Datum of train/, val/ and test/; labels follow the sorted folders of train/."""
         train = osp.join(folder, "train")
         names = name_classes(folder, class_folders(train))
         splits = [read_class_folders(train, names)]
@@ -100,14 +109,14 @@ class ImageFolder(OwnReader):
 
 @DATASET_REGISTRY.register(fallback=True)
 class CSV(OwnReader):
-    """DATASET.ROOT with one .csv file, whose first line is path,label,split (further columns are left alone).
+    """DATASET.ROOT with one .csv file of columns path, label and split; other columns are ignored.
 
-    Paths are relative to DATASET.ROOT, or absolute; a label is a class name or, with classnames.txt, stands for one;
-    a split is train, val or test. Labels are numbered in sorted order, by number if all of them are numbers.
+    A path is relative to DATASET.ROOT, or absolute. A label is a class name, or a key of classnames.txt. A split is
+    train, val or test. Labels are numbered in sorted order, as numbers if all of them are numbers.
 
     Raises:
         FileNotFoundError: DATASET.ROOT, the file or an image is missing.
-        UserError: there are several .csv files, a column is missing, or a line is wrong.
+        UserError: There are several .csv files, a column is missing, or a line is wrong.
     """
 
     def __init__(self, cfg):
@@ -131,7 +140,11 @@ class CSV(OwnReader):
 
 
 def read_rows(path):
-    """Return the lines of a CSV file as dicts with path, label and split."""
+    """Return the lines of a CSV file as dicts {"path", "label", "split"}.
+
+    Raises:
+        UserError: The file is not readable, a column is missing, a line is wrong or lists an image again.
+    """
     seen = {}
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:

@@ -1,20 +1,17 @@
-"""Download a data set and arrange it as its reader expects: python -m datasets.prepare NAME [NAME ...] --root DATA
+"""Download data sets and arrange them as their readers expect: python -m datasets.prepare NAME [NAME ...] --root DATA
 
-What torchvision's own classes download is moved into place; for the rest, the steps to take by hand are printed.
-Exit code: 0 done, 2 a mistake of the user or a download that fails, 130 interrupted.
+torchvision downloads what it can; the command then moves the files into place and prints the steps left to do by hand.
+Exit code: 0 done, 2 a user's mistake or a failed download, 130 interrupted.
 """
 
-import argparse
 import os
 import os.path as osp
 import sys
 import tempfile
 
-import datasets  # noqa: F401 (registers the readers)
-from dassl.data.datasets import DATASET_REGISTRY
-from dassl.utils import UserError, check_availability, copy_file
+from dassl.utils import Parser, UserError, check_availability, command, copy_file, user_input
 
-# reader: torchvision's class, and {what it makes under its root: where that belongs under ours}
+# reader: (torchvision's class, {path that it makes under its root: path where the reader expects it under ours})
 DOWNLOADS = {
     "Caltech101": ("Caltech101", {"caltech101/101_ObjectCategories": "caltech-101/101_ObjectCategories"}),
     "OxfordPets": (
@@ -31,23 +28,30 @@ DOWNLOADS = {
     "DescribableTextures": ("DTD", {"dtd/dtd/images": "dtd/images", "dtd/dtd/labels": "dtd/labels"}),
     "EuroSAT": ("EuroSAT", {"eurosat/2750": "eurosat/2750"}),
 }
-# Further files that only a split made here (DATASET.MAKE_SPLIT) reads.
+# More files, which only DATASET.MAKE_SPLIT reads.
 FOR_MAKE_SPLIT = {
     "OxfordFlowers": "cat_to_name.json, https://drive.google.com/file/d/1AkcxCXeK_RCGCEC_GvmWxjcjaNhu-at0",
     "SUN397": "Partitions.zip, https://vision.princeton.edu/projects/2010/SUN/download/Partitions.zip",
-    "StanfordCars": "devkit/ and cars_test_annos_withlabels.mat, from where the images are",
+    "StanfordCars": "devkit/ and cars_test_annos_withlabels.mat, from the source of the images",
     "UCF101": "ucfTrainTestlist/, https://www.crcv.ucf.edu/data/UCF101.php",
 }
 
 
+def registry():
+    """Return DATASET_REGISTRY with all readers in it."""
+    from datasets.readers import DATASET_REGISTRY  # imports torch, which --help and argument mistakes do without
+
+    return DATASET_REGISTRY
+
+
 def is_prepared_here(name):
-    """Whether a reader is of a data set in a folder of its own under the root, that has to be fetched."""
-    return bool(getattr(DATASET_REGISTRY.get(name), "pieces", None))
+    """Return whether the reader `name` needs files that come from elsewhere, under a fixed folder of the root."""
+    return bool(getattr(registry().get(name), "pieces", None))
 
 
 def next_steps(name, root):
-    """What is left to do by hand for a data set, a line each."""
-    reader = DATASET_REGISTRY.get(name)
+    """Return the steps left to do by hand for a data set, a line each."""
+    reader = registry().get(name)
     steps = list(reader.missing_pieces(osp.join(root, reader.dataset_dir)).values())
     if steps and name in FOR_MAKE_SPLIT:
         steps.append(f"for DATASET.MAKE_SPLIT only: {FOR_MAKE_SPLIT[name]}")
@@ -55,10 +59,14 @@ def next_steps(name, root):
 
 
 def download(name, root):
-    """Download a data set into `root`, whole or not at all; what is there already stays as it is.
+    """Download a data set into `root`, whole or not at all; existing files stay as they are.
+
+    Args:
+        name: A key of DOWNLOADS.
+        root: Root of the data sets.
 
     Raises:
-        UserError: the download fails, or gives something else than expected.
+        UserError: The download fails, or torchvision makes other files than expected.
     """
     from torchvision import datasets as torchvision_datasets  # takes a second to import
 
@@ -70,11 +78,11 @@ def download(name, root):
         except (OSError, RuntimeError, ImportError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise UserError(
-                f"cannot download {name} through torchvision ({reason}): look after the network, or fetch it by hand: "
+                f"cannot download {name} through torchvision ({reason}): check the network, or fetch it by hand: "
                 f"{'; '.join(next_steps(name, root))}"
             ) from error
-        for made, wanted in moves.items():
-            target = osp.join(root, wanted)
+        for made, expected in moves.items():
+            target = osp.join(root, expected)
             if not osp.exists(osp.join(temporary, made)):
                 raise UserError(
                     f"torchvision's {source} made no {made}: fetch {name} by hand: {next_steps(name, root)[0]}"
@@ -85,10 +93,22 @@ def download(name, root):
 
 
 def prepare(name, root):
-    """Download what can be, copy ImageNet's class names, and return what is left to do by hand, a line each."""
-    reader = DATASET_REGISTRY.get(name)
+    """Download a data set if possible, and copy ImageNet's class names to its variants.
+
+    Args:
+        name: A data set for which `is_prepared_here`.
+        root: Root of the data sets.
+
+    Returns:
+        The steps left to do by hand, a line each.
+
+    Raises:
+        UserError: The download fails.
+        OSError: A file cannot be written.
+    """
+    reader = registry().get(name)
     folder = osp.join(root, reader.dataset_dir)
-    if name in DOWNLOADS and not all(osp.exists(osp.join(root, wanted)) for wanted in DOWNLOADS[name][1].values()):
+    if name in DOWNLOADS and not all(osp.exists(osp.join(root, expected)) for expected in DOWNLOADS[name][1].values()):
         print(f"{name}: downloading")
         download(name, root)
     classnames = osp.join(root, "imagenet", "classnames.txt")
@@ -97,23 +117,21 @@ def prepare(name, root):
     return next_steps(name, root)
 
 
+@command
 def main(argv=None):
     """Run the command; return its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known = [name for name in DATASET_REGISTRY.registered_names() if is_prepared_here(name)]
-    parser.add_argument("names", nargs="+", metavar="NAME", help=", ".join(known))
+    parser = Parser(__doc__)
+    parser.add_argument("names", nargs="+", metavar="NAME", help="data set as in DATASET.NAME, e.g. OxfordPets")
     parser.add_argument("--root", default="data", help="folder of the data sets")
     args = parser.parse_args(argv)
     root = osp.abspath(osp.expanduser(args.root))
-    try:
-        for name in args.names:
-            check_availability(name, known, "data set to prepare")
-        for name in args.names:
+    known = [name for name in registry().registered_names() if is_prepared_here(name)]
+    for name in args.names:
+        check_availability(name, known, "data set to prepare")
+    for name in args.names:
+        with user_input():
             steps = prepare(name, root)
-            print(f"{name}: {'by hand:' if steps else 'complete'}", *steps, sep="\n  ")
-    except (UserError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        print(f"{name}: {'by hand:' if steps else 'complete'}", *steps, sep="\n  ")
     return 0
 
 

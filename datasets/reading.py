@@ -1,4 +1,4 @@
-"""What the readers of folders share: what they need on the disk, lists of files, splits, and few-shot draws."""
+"""What the readers share: pieces on the disk, lists of files, splits and few-shot draws."""
 
 import os
 import os.path as osp
@@ -10,21 +10,25 @@ from dassl.utils import UserError, listdir_nohidden, read_json, write_json
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 FEWSHOT_FOLDER = "split_fewshot"
+SPLITS = ("train", "val", "test")
 
 
 class Reader(DatasetBase):
-    """A data set whose few-shot draws are written down, and that knows the pieces it needs.
+    """Base of the readers: it lists the files that a data set lacks and records few-shot draws.
 
     Args:
-        train, val, test: lists of Datum; labels of `train` are 0, 1, 2, ..., those of the others among them.
+        cfg: The configuration.
+        train: List of Datum with the labels 0, 1, 2, ...
+        val: List of Datum with labels of `train`.
+        test: List of Datum with labels of `train`.
 
     Raises:
-        FileNotFoundError: an image does not exist.
-        UserError: a label has several class names, or no training image; or the configuration asks for more
-            images of a class than there are.
+        FileNotFoundError: An image does not exist.
+        UserError: A label has several class names or no training image, or DATASET.NUM_SHOTS is larger than the
+            smallest class.
     """
 
-    pieces = {}  # {path in the folder of the data set: what it holds and where one gets it}
+    pieces = {}  # {path in the folder of the data set: what it holds and where to get it}
 
     @staticmethod
     def extend_cfg(cfg):
@@ -38,12 +42,12 @@ class Reader(DatasetBase):
 
     @classmethod
     def folder(cls, cfg):
-        """The folder of the data set."""
+        """Return the absolute path of the data set's folder."""
         return osp.abspath(osp.join(osp.expanduser(cfg.DATASET.ROOT), cls.dataset_dir))
 
     @classmethod
     def missing_pieces(cls, folder):
-        """What the folder lacks, as {path: a line that says so and where to get it}."""
+        """Return {path: error message with its source} for each piece that `folder` lacks."""
         lines = {}
         for piece, source in cls.pieces.items():
             path = osp.join(folder, piece)
@@ -53,10 +57,14 @@ class Reader(DatasetBase):
 
     @classmethod
     def find_pieces(cls, cfg, can_do_without=()):
-        """Return the folder of the data set; raise FileNotFoundError for the first piece that it lacks.
+        """Return the folder of the data set, in which all pieces exist.
 
         Args:
-            can_do_without: paths of pieces that are not needed this time.
+            cfg: The configuration.
+            can_do_without: Paths of pieces that may be missing.
+
+        Raises:
+            FileNotFoundError: A piece is missing.
         """
         for path, line in cls.missing_pieces(cls.folder(cfg)).items():
             if path not in can_do_without:
@@ -64,11 +72,11 @@ class Reader(DatasetBase):
         return cls.folder(cfg)
 
     def few_shot(self, cfg, train, val=None):
-        """Draw as DatasetBase does, and write down what was drawn: split_fewshot/shot_{K}-seed_{S}.json.
+        """Draw as DatasetBase does, and record the draw in split_fewshot/shot_{K}-seed_{S}.json.
 
-        The file is a record for the reader, never read back. A draw takes no time, but takes numbers from
-        Python's `random`: a run that skipped it would go on with other numbers than the run before it. For the
-        same reason upstream's pickles beside it stay unread. Draws without a seed (-1) are not written down.
+        The record is for people; no run reads it. A draw takes numbers from Python's `random`, so a run that
+        read its images from a file instead would continue with other numbers. For the same reason no run reads
+        upstream's pickles in that folder. Draws without a seed (-1) are not recorded.
         """
         train, val = super().few_shot(cfg, train, val)
         if cfg.DATASET.NUM_SHOTS > 0 and cfg.SEED >= 0:
@@ -80,13 +88,18 @@ class Reader(DatasetBase):
             path = osp.join(folder, FEWSHOT_FOLDER, f"shot_{cfg.DATASET.NUM_SHOTS}-seed_{cfg.SEED}.json")
             try:
                 write_json(record, path)
-            except UserError as error:  # data are often on a disk that cannot be written
-                warnings.warn(f"the few-shot draw is not written down: {error}", stacklevel=2)
+            except UserError as error:  # data are often on a read-only disk
+                warnings.warn(f"the few-shot draw is not recorded: {error}", stacklevel=2)
         return train, val
 
 
 def check_labels(folder, train, val, test):
-    """Raise UserError unless labels count from 0, have one name each, and all have training images."""
+    """Check the labels of a data set.
+
+    Raises:
+        UserError: The labels are not 0, 1, 2, ..., a label has several class names or no training image, or there
+            are no training or no test images.
+    """
     names = {}
     for item in (*train, *val, *test):
         if names.setdefault(item.label, item.classname) != item.classname:
@@ -100,7 +113,11 @@ def check_labels(folder, train, val, test):
 
 
 def check_name(folder, name):
-    """Return a file's name; raise UserError if no line of a text file could hold it."""
+    """Return the name of a file.
+
+    Raises:
+        UserError: A line of a text file cannot hold the name.
+    """
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -111,17 +128,17 @@ def check_name(folder, name):
 
 
 def class_folders(folder):
-    """Sorted names of the folders in a folder, of which there must be one at least.
+    """Return the sorted names of the folders in `folder`.
 
     Raises:
-        UserError: there is none, or a link leads nowhere: a class would be left out silently.
-        OSError: the folder cannot be listed.
+        UserError: There are no folders, or a link is broken, which may be a class.
+        OSError: The folder cannot be listed.
     """
     names = []
     for name in listdir_nohidden(folder, sort=True):
         path = osp.join(folder, check_name(folder, name))
         if osp.islink(path) and not osp.exists(path):
-            raise UserError(f"{path} is a link that leads nowhere: mend or delete it")
+            raise UserError(f"{path} is a broken link: repair or delete it")
         if osp.isdir(path) and name != FEWSHOT_FOLDER:
             names.append(name)
     if not names:
@@ -130,9 +147,12 @@ def class_folders(folder):
 
 
 def image_names(folder):
-    """Sorted names of the images in a folder, by their extension; UserError if there is none.
+    """Return the names of the images in `folder`, by their extensions.
 
-    Sorted, as the order that the file system happens to give would decide which images a few-shot draw takes.
+    They are sorted, because their order decides which images a few-shot draw takes.
+
+    Raises:
+        UserError: There are no images.
     """
     names = [name for name in listdir_nohidden(folder, sort=True) if name.lower().endswith(IMAGE_EXTENSIONS)]
     if not names:
@@ -141,7 +161,11 @@ def image_names(folder):
 
 
 def read_lines(path):
-    """The lines of a text file that are not blank, stripped."""
+    """Return the lines of a text file that are not blank, stripped.
+
+    Raises:
+        UserError: The file is not in UTF-8.
+    """
     try:
         with open(path, encoding="utf-8-sig") as file:
             return [line.strip() for line in file if line.strip()]
@@ -150,7 +174,11 @@ def read_lines(path):
 
 
 def read_json_file(path):
-    """The content of a JSON file; UserError if it is none."""
+    """Return the content of a JSON file.
+
+    Raises:
+        UserError: The file is not valid JSON.
+    """
     try:
         return read_json(path)
     except (ValueError, RecursionError) as error:
@@ -158,7 +186,16 @@ def read_json_file(path):
 
 
 def parse_words(path, line, count):
-    """A line's words; the last of `count` takes the rest of the line. UserError if there are fewer."""
+    """Return the first `count` words of a line, the last with the rest of the line.
+
+    Args:
+        path: File of the line, for the error message.
+        line: A line of it.
+        count: Number of words.
+
+    Raises:
+        UserError: The line has fewer words.
+    """
     words = line.split(None, count - 1)
     if len(words) < count:
         raise UserError(f'{path}: a line should have {count} words, got "{line}"')
@@ -166,18 +203,19 @@ def parse_words(path, line, count):
 
 
 def split_by_class(items, shares):
-    """Split a list of Datum by shares of each class, at random but always in the same way.
+    """Split each class at random into parts.
 
-    It depends neither on the run's seed nor on what `random` did before: no run tests what another was trained on.
+    The split does not depend on the seed of the run, so no run tests images that another run was trained on.
 
     Args:
-        shares: of the parts but the last, which takes the rest, e.g. (0.5, 0.2) for 50/20/30.
+        items: List of Datum.
+        shares: Share of each part but the last, which takes the rest: (0.5, 0.2) gives 50, 20 and 30 %.
 
     Returns:
         A list of Datum for each part.
 
     Raises:
-        UserError: a part would get no image of a class.
+        UserError: A class has too few images for a part.
     """
     generator = random.Random(0)
     parts = [[] for _ in (*shares, None)]
@@ -197,7 +235,12 @@ def split_by_class(items, shares):
 
 
 def link_free_walk(folder):
-    """Paths of the images under a folder, sorted; links are followed, but no folder is entered twice."""
+    """Return the sorted paths of the images under `folder`; links are followed, but no folder is read twice.
+
+    Raises:
+        UserError: A line of a text file cannot hold the name of an image.
+        OSError: A folder cannot be listed.
+    """
 
     def stop(error):
         raise error
@@ -206,7 +249,7 @@ def link_free_walk(folder):
     for parent, folders, names in os.walk(folder, onerror=stop, followlinks=True):
         real = osp.realpath(parent)
         if real in seen:
-            folders.clear()  # a link back: a loop
+            folders.clear()  # a link to a folder above it: a loop
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -216,10 +259,15 @@ def link_free_walk(folder):
 
 
 def read_class_folders(folder, names, present=None):
-    """Images of <folder>/<class folder>/ as Datum, labelled in the order of `names`, {class folder: class name}.
+    """Return the images of <folder>/<class folder>/ as a list of Datum.
 
     Args:
-        present: those of the class folders that there are; all if not given.
+        folder: Folder of the class folders.
+        names: {class folder: class name} in the order of the labels.
+        present: The class folders that exist; None for all.
+
+    Raises:
+        UserError: A class folder has no images.
     """
     return [
         Datum(osp.join(folder, directory, file), label=label, classname=name)

@@ -1,46 +1,41 @@
-"""The ten fine-grained sets of the CoOp family: nine with a published split file, and FGVC-Aircraft with its lists.
+"""The ten fine-grained data sets of CoOp: nine with a published split file, and FGVC-Aircraft with its own lists.
 
 Folders, split files and class names are those of CoOp (Zhou et al., "Learning to Prompt for Vision-Language Models",
-IJCV 2022), whose DATASETS.md says where each file comes from:
-https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md
+IJCV 2022). Its DATASETS.md links all files: https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md
 """
 
 import os.path as osp
-import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-
-import numpy as np
 
 from dassl.data.datasets import DATASET_REGISTRY, Datum
 from dassl.utils import UserError
-from datasets.reading import (
-    Reader,
-    class_folders,
-    parse_words,
-    read_class_folders,
-    read_json_file,
-    read_lines,
-    split_by_class,
+from datasets.annotations import (
+    list_caltech,
+    list_cars,
+    list_eurosat,
+    list_flowers,
+    list_folders,
+    list_pets,
+    list_sun,
+    list_ucf,
+    pick,
 )
-
-SPLITS = ("train", "val", "test")
+from datasets.reading import SPLITS, Reader, parse_words, read_json_file, read_lines, split_by_class
 
 
 @dataclass
 class Row:
-    """What is particular to a data set with a split file.
+    """The facts about one data set with a split file.
 
     Attributes:
-        folder: of the data set, under DATASET.ROOT.
-        images: folder in it that the paths of the split file are relative to.
-        split_id: the split file's on Google Drive.
-        source: where the images come from.
-        list_images: function (folder, folder of the images) -> (training and validation images, test images) by the
-            data set's own annotations, for DATASET.MAKE_SPLIT; None for the test images if those are not told apart.
-        paper: who made the data set.
+        folder: Folder of the data set under DATASET.ROOT.
+        images: Folder of the images in it; the paths of the split file are relative to it.
+        split_id: Google Drive's id of the split file.
+        source: Where to get the images.
+        list_images: Function of datasets.annotations that lists the images, for DATASET.MAKE_SPLIT.
+        paper: The publication of the data set.
     """
 
     folder: str
@@ -52,35 +47,37 @@ class Row:
 
 
 class SplitReader(Reader):
-    """A data set whose images and labels are listed in split_zhou_<name>.json: {"train", "val", "test"}, each a list
-    of [path, label, class name].
+    """A data set whose split file split_zhou_<name>.json lists its images.
 
-    Where that file is missing, DATASET.MAKE_SPLIT makes a split from the data set's own annotations:
-    the official test images if there are such, with a fifth of the others for validation; else 50 % of each
-    class for training, 20 % for validation and 30 % for testing. It is the same for every seed.
+    The file holds {"train": [...], "val": [...], "test": [...]} with an entry [path, label, class name] per image.
+    If it is missing, DATASET.MAKE_SPLIT makes a split from the data set's own annotations, the same for every seed.
+    Official test images stay test images, and a fifth of the others becomes the validation set. Without official
+    test images, 50 % of each class are for training, 20 % for validation and 30 % for testing.
 
     Raises:
-        FileNotFoundError: the split file or the folder of images is missing; the line says where to get it.
-        UserError: the split file holds something else.
+        FileNotFoundError: The split file or the folder of images is missing; the message names the source.
+        UserError: The split file has unexpected content.
     """
 
-    row = None  # of the table below
+    row = None  # a Row of TABLE
 
     def __init__(self, cfg):
         split_file = osp.join(self.folder(cfg), self.split_name())
-        # Under another repository's train.py nobody has declared the key.
+        # The train.py of another repository does not declare the key.
         make = cfg.DATASET.get("MAKE_SPLIT", False) and not osp.exists(split_file)
         folder = self.find_pieces(cfg, can_do_without=[split_file] if make else ())
         images = osp.normpath(osp.join(folder, self.row.images))
-        super().__init__(cfg, *(self.make_split(cfg, folder, images) if make else read_split(split_file, images)))
+        super().__init__(cfg, *(self.make_split(folder, images) if make else read_split(split_file, images)))
 
     @classmethod
     def split_name(cls):
+        """Return the name of the split file."""
         return f"split_zhou_{cls.__name__}.json"
 
-    def make_split(self, cfg, folder, images):
+    def make_split(self, folder, images):
+        """Return the lists of Datum (train, val, test) by the data set's own annotations, with a warning."""
         warnings.warn(
-            f"{folder}: the split is made here (DATASET.MAKE_SPLIT), as there is no {self.split_name()}: "
+            f"{folder} has no {self.split_name()}, so DATASET.MAKE_SPLIT made a split: "
             "results are not comparable with published ones",
             stacklevel=2,
         )
@@ -92,7 +89,15 @@ class SplitReader(Reader):
 
 
 def read_split(path, images):
-    """Return the lists of Datum (train, val, test) of a split file; its paths are relative to `images`."""
+    """Return the lists of Datum (train, val, test) of a split file.
+
+    Args:
+        path: The split file.
+        images: The folder that its paths are relative to.
+
+    Raises:
+        UserError: The file has unexpected content.
+    """
     content = read_json_file(path)
     if not (isinstance(content, dict) and all(isinstance(content.get(split), list) for split in SPLITS)):
         raise UserError(f'{path} must hold lists "train", "val" and "test": copy it anew')
@@ -106,132 +111,6 @@ def read_split(path, images):
         splits.append(items)
     return splits
 
-
-def read_mat(path, key, parse):
-    """The values of a variable of a Matlab file, each parsed."""
-    try:
-        from scipy.io import loadmat  # only splits made here need it
-    except ImportError:
-        raise UserError(f"reading {path} needs SciPy: pip install scipy") from None
-    try:
-        return [parse(value) for value in np.atleast_1d(loadmat(path, squeeze_me=True)[key])]
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # many types: SciPy's for a damaged file, NumPy's for a variable of another form
-        raise UserError(f'{path} has no readable "{key}" ({type(error).__name__}): copy it anew') from error
-
-
-def pick(table, key, path):
-    """table[key]; UserError, about the file at `path`, if there is no such key."""
-    if not (isinstance(table, dict) and key in table):
-        raise UserError(f'{path} has no "{key}": copy the files of the data set anew')
-    return table[key]
-
-
-def list_folders(folder, images, rename=None, leave_out=()):
-    """A class per folder, labelled in their order."""
-    names = {name: (rename or {}).get(name, name) for name in class_folders(images) if name not in leave_out}
-    return read_class_folders(images, names), None
-
-
-def list_pets(folder, images):
-    """annotations/{trainval,test}.txt with "<Breed>_<number> <label from 1> ..." lines; names in lower case."""
-    parts = []
-    for part in ("trainval", "test"):
-        path = osp.join(folder, "annotations", f"{part}.txt")
-        items = []
-        for line in read_lines(path):
-            name, label, _ = parse_words(path, line, 3)
-            if not label.isdecimal():
-                raise UserError(f'{path}: the second word of a line is a label, got "{line}"')
-            breed = name.rpartition("_")[0].lower()
-            items.append(Datum(osp.join(images, f"{name}.jpg"), label=int(label) - 1, classname=breed))
-        parts.append(items)
-    return parts
-
-
-def list_flowers(folder, images):
-    """jpg/image_<number>.jpg; labels from 1 in imagelabels.mat, their names in cat_to_name.json."""
-    path, names_path = osp.join(folder, "imagelabels.mat"), osp.join(folder, "cat_to_name.json")
-    names, items = read_json_file(names_path), []
-    for number, label in enumerate(read_mat(path, "labels", int), start=1):
-        image = osp.join(images, f"image_{number:05d}.jpg")
-        items.append(Datum(image, label=label - 1, classname=str(pick(names, str(label), names_path))))
-    return items, None
-
-
-def list_cars(folder, images):
-    """devkit/cars_train_annos.mat and cars_test_annos_withlabels.mat; the year of a name comes first."""
-    meta = osp.join(folder, "devkit", "cars_meta.mat")
-    names = read_mat(meta, "class_names", lambda name: " ".join([name.split()[-1], *name.split()[:-1]]))
-    parts = []
-    for directory, file in (
-        ("cars_train", "devkit/cars_train_annos.mat"),
-        ("cars_test", "cars_test_annos_withlabels.mat"),
-    ):
-        path = osp.join(folder, file)
-        items = []
-        for label, image in read_mat(path, "annotations", lambda row: (int(row["class"]) - 1, str(row["fname"]))):
-            name = pick(dict(enumerate(names)), label, meta)
-            items.append(Datum(osp.join(folder, directory, image), label=label, classname=name))
-        parts.append(items)
-    return parts
-
-
-def list_sun(folder, images):
-    """ClassName.txt with "/<letter>/<class>[/<kind>]" lines, a label each; Training_01.txt and Testing_01.txt."""
-    path = osp.join(folder, "ClassName.txt")
-    labels = {line: label for label, line in enumerate(read_lines(path))}
-    parts = []
-    for file in ("Training_01.txt", "Testing_01.txt"):
-        items = []
-        for line in read_lines(osp.join(folder, file)):
-            directory = osp.dirname(line)
-            name = " ".join(reversed(directory.split("/")[2:]))  # "/b/bakery/shop" is a "shop bakery"
-            label = pick(labels, directory, path)
-            items.append(Datum(osp.join(images, line.lstrip("/")), label=label, classname=name))
-        parts.append(items)
-    return parts
-
-
-def list_ucf(folder, images):
-    """ucfTrainTestlist/classInd.txt with "<label from 1> <Class>" lines; {train,test}list01.txt with
-    "<Class>/<video>.avi" lines. The middle frame of a video is <Class_In_Words>/<video>.jpg."""
-    lists = osp.join(folder, "ucfTrainTestlist")
-    path = osp.join(lists, "classInd.txt")
-    words = (parse_words(path, line, 2) for line in read_lines(path))
-    labels = {name: label for label, (_, name) in enumerate(words)}
-    parts = []
-    for file in ("trainlist01.txt", "testlist01.txt"):
-        items = []
-        for line in read_lines(osp.join(lists, file)):
-            action, video = osp.split(line.split()[0])
-            label = pick(labels, action, path)
-            name = "_".join(re.findall("[A-Z][^A-Z]*", action))
-            image = osp.join(images, name, f"{osp.splitext(video)[0]}.jpg")
-            items.append(Datum(image, label=label, classname=name))
-        parts.append(items)
-    return parts
-
-
-list_caltech = partial(
-    list_folders,
-    rename={"airplanes": "airplane", "Faces": "face", "Leopards": "leopard", "Motorbikes": "motorbike"},
-    leave_out=("BACKGROUND_Google", "Faces_easy"),
-)
-list_eurosat = partial(
-    list_folders,
-    rename={
-        "AnnualCrop": "Annual Crop Land",
-        "HerbaceousVegetation": "Herbaceous Vegetation Land",
-        "Highway": "Highway or Road",
-        "Industrial": "Industrial Buildings",
-        "Pasture": "Pasture Land",
-        "PermanentCrop": "Permanent Crop Land",
-        "Residential": "Residential Buildings",
-        "SeaLake": "Sea or Lake",
-    },
-)
 
 TABLE = {
     "Caltech101": Row(
@@ -310,7 +189,7 @@ TABLE = {
 
 
 def make_reader(name, row):
-    """The reader class of a row of the table."""
+    """Return the reader class of a data set: a SplitReader with the facts of its row."""
     folders = ("cars_train", "cars_test") if row.images == "." else (row.images,)
     split = (
         f"the split of CoOp's DATASETS.md, https://drive.google.com/file/d/{row.split_id}; or DATASET.MAKE_SPLIT True"
@@ -320,23 +199,24 @@ def make_reader(name, row):
         f"split_zhou_{name}.json": split,
     }
     layout = " and ".join(f"{folder}/" for folder in folders)
-    doc = f"<ROOT>/{row.folder} with {layout} and split_zhou_{name}.json, as any SplitReader. {row.paper}."
+    doc = f"<ROOT>/{row.folder} with {layout} and split_zhou_{name}.json; see SplitReader. {row.paper}."
     return type(name, (SplitReader,), {"__doc__": doc, "dataset_dir": row.folder, "row": row, "pieces": pieces})
 
 
 for _name, _row in TABLE.items():
-    DATASET_REGISTRY.register(make_reader(_name, _row), fallback=True)  # a reader of that name of yours comes first
+    DATASET_REGISTRY.register(make_reader(_name, _row), fallback=True)  # a user's reader of this name wins
 
 
 @DATASET_REGISTRY.register(fallback=True)
 class FGVCAircraft(Reader):
-    """<ROOT>/fgvc_aircraft with images/, variants.txt and images_variant_{train,val,test}.txt of the data set.
+    """<ROOT>/fgvc_aircraft with images/, variants.txt and images_variant_{train,val,test}.txt.
 
-    Labels follow variants.txt. Maji et al., "Fine-Grained Visual Classification of Aircraft", arXiv 1306.5151.
+    Labels follow the lines of variants.txt.
+    Maji et al., "Fine-Grained Visual Classification of Aircraft", arXiv 1306.5151.
 
     Raises:
-        FileNotFoundError: a list or the folder of images is missing.
-        UserError: a list names a variant that variants.txt does not.
+        FileNotFoundError: A list or the folder of images is missing.
+        UserError: A list names a variant that variants.txt lacks.
     """
 
     dataset_dir = "fgvc_aircraft"

@@ -1,3 +1,4 @@
 #!/usr/bin/env bash
-# Methods side by side: bash scripts/compare.sh DATASETS SHOTS [options of train.py ...]; see scripts/compare.py.
+# Compare methods (python -m scripts.compare --help):
+# bash scripts/compare.sh DATASETS SHOTS [options of train.py ...]
 cd "$(dirname "$0")/.." && exec "${PYTHON:-python}" -m scripts.compare "$@"

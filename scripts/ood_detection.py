@@ -1,39 +1,64 @@
-"""OOD detection of methods side by side: ``python -m scripts.ood_detection DATASETS SHOTS [options of train.py]``.
+"""Compare OOD detection of methods: python -m scripts.ood_detection DATASETS SHOTS [options of train.py]
 
-Arguments, methods and settings are those of scripts/compare.py, whose runs are taken where they are finished and
-trained where not. Then scripts/ood.py scores each of them against the data set's own OOD sets; what it has scored is
-not scored again. In the end there are two tables (terminal, Markdown, LaTeX) of means over the OOD sets: AUROC and
-FPR95 in percent, whose convention stands in dassl/metrics/ood.py. table.csv has a row for each set as well.
+Arguments and settings are those of scripts.compare (see its --help), and so are the runs: finished ones are skipped.
+Then scripts.ood scores each run against the OOD sets of its data set, once.
+
+At the end the command writes two tables (terminal, Markdown, LaTeX) of averages over the OOD sets: AUROC and FPR95 in
+percent, as scripts.ood defines them (see its --help). table.csv also has a row for each set.
 
 Exit code: 0 done, 2 a mistake of the user, 130 interrupted, 143 terminated, 1 a run failed.
 """
 
-import json
 import sys
+from dataclasses import dataclass
 
+from dassl.utils import command
 from scripts import compare, table
-from scripts.ood import METRICS, SCORES
-from scripts.run import Detection, unique
+from scripts.execution import carry_out, configurations, finished_of, jobs_and_threads
+from scripts.groups import Group, read_ood
+from scripts.methods import unique
+from scripts.ood_sets import METRICS, SCORES
+from scripts.run import Command, Run
 
 CSV_COLUMNS = ("method", "dataset", "shots", "OOD set", "score", "metric", "mean", "std", "seeds")
 BEST = {"AUROC": max, "FPR95": min}
 AVERAGE = "average"
 
 
+@dataclass(frozen=True)
+class Detection(Command):
+    """The OOD detection of a run. Its ood.json is in the run's folder."""
+
+    run: Run
+    program = ("-m", "scripts.ood")
+    result = "ood.json"
+
+    def __str__(self):
+        return f"{self.run}, OOD detection"
+
+    @property
+    def folder(self):
+        return self.run.folder
+
+    @property
+    def arguments(self):
+        return [str(self.folder), "--root", self.run.root]
+
+
 def group_of(method, detections):
-    """The Group of a method's detections; a metric's name is (OOD set or AVERAGE, score, metric)."""
+    """Return the Group of a method's Detections; a metric's name is (OOD set or AVERAGE, score, metric)."""
     runs = {}
     for detection in detections:
         if detection.finished:
-            results = json.loads((detection.folder / detection.result).read_text(encoding="utf-8"))
+            results = read_ood(detection.folder)
             by_set = {**results["sets"], AVERAGE: results["average"]}
             runs[detection.run.seed] = {"metrics": flat(by_set)}
     run = detections[0].run
-    return table.Group(method, run.dataset, run.shots, [detection.run.seed for detection in detections], runs)
+    return Group(method, run.dataset, run.shots, [detection.run.seed for detection in detections], runs)
 
 
 def flat(by_set):
-    """{set: {score: {metric: value}}} -> {(set, score, metric): value}."""
+    """Return {set: {score: {metric: value}}} as {(set, score, metric): value}."""
     return {
         (name, score, metric): value
         for name, by_score in by_set.items()
@@ -43,7 +68,12 @@ def flat(by_set):
 
 
 def report(detections, out):
-    """Print two tables for each data set and number of shots, and write them into a folder."""
+    """Print and write two tables for each data set and number of shots.
+
+    Args:
+        detections: list of Detection.
+        out: Path of the folder for the files.
+    """
     places = unique((d.run.dataset, d.run.shots, d.run.method) for d in detections)
     groups = [
         group_of(place[-1], [d for d in detections if (d.run.dataset, d.run.shots, d.run.method) == place])
@@ -70,20 +100,16 @@ def report(detections, out):
         table.show(tables, lines, out)
 
 
+@command
 def main(argv=None):
-    """Run the protocol; return the exit code as scripts/compare.py does."""
-    try:
-        runs, out, _ = compare.parse(sys.argv[1:] if argv is None else argv, __doc__)
-        compare.configurations(runs)
-        jobs, threads = compare.jobs_and_threads()
-    except ValueError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    """Run the command and return its exit code."""
+    runs, out, _ = compare.parse(sys.argv[1:] if argv is None else argv, __doc__)
+    jobs, threads = jobs_and_threads()
+    configurations(runs)
     detections = [Detection(run) for run in runs]
-    finished = compare.finished_of(runs, detections)
-    told = f"{len(runs)} runs and their OOD detection, {finished} finished before"
+    plan = f"{len(runs)} runs and their OOD detection, {finished_of(runs, detections)} finished before"
     out = out.with_name(f"ood_{out.name}")
-    return compare.carry_out(told, runs, lambda: report(detections, out), jobs, threads, detections)
+    return carry_out(plan, runs, lambda: report(detections, out), jobs, threads, detections)
 
 
 if __name__ == "__main__":

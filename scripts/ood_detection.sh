@@ -1,3 +1,4 @@
 #!/usr/bin/env bash
-# Methods telling images of other kinds: bash scripts/ood_detection.sh DATASETS SHOTS [options of train.py ...]
+# Compare OOD detection of methods (python -m scripts.ood_detection --help):
+# bash scripts/ood_detection.sh DATASETS SHOTS [options of train.py ...]
 cd "$(dirname "$0")/.." && exec "${PYTHON:-python}" -m scripts.ood_detection "$@"

@@ -1,27 +1,31 @@
-"""Pictures of finished runs, which scripts.table and scripts.compare write beside their tables.
+"""Draw plots of finished runs: python -m scripts.plots --out FOLDER GROUP ...
+
+A GROUP is a folder with one subfolder per seed. scripts.compare draws the same plots beside its tables.
 
 table.png        bars of accuracy
-shots.png        accuracy over the number of shots, if there are several
+shots.png        accuracy over the number of shots, if the runs have several
 seconds.png      accuracy over the seconds of a run
 ood.png          accuracy over OOD detection, if the runs have an ood.json
 
-Pictures of several data sets show averages over them; those without an axis for shots, the largest number of them.
-A method lacks where one of its runs does.
+Plots of several data sets show averages over them. All but shots.png show the largest number of shots.
+A plot leaves a method out if one of its runs is missing.
+
+Exit code: 0 done, 2 a mistake of the user, 130 interrupted, 1 something failed.
 """
 
-import numpy as np
-from matplotlib.figure import Figure
-from sklearn.isotonic import isotonic_regression
+import statistics
+import sys
 
-from scripts.run import unique
-from scripts.table import average, title
+from dassl.utils import command, replacing
+from scripts.groups import average, groups_parser, read_groups, title
+from scripts.methods import unique
 
 OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # without the pale yellow
 MARKERS = "osD^vP*"
 
 
 def styles(groups):
-    """{method: colour and marker}; the first 49 pairs differ."""
+    """Return {method: {"color": ..., "marker": ...}}; the first 49 pairs differ."""
     methods = unique(group.method for group in groups)
     return {
         method: {"color": OKABE_ITO[i % 7], "marker": MARKERS[(i + i // 7) % 7]} for i, method in enumerate(methods)
@@ -29,7 +33,7 @@ def styles(groups):
 
 
 def summary(groups, shots, metric="accuracy"):
-    """{method: Cell} of the average over data sets, for the methods whose runs are all finished."""
+    """Return {method: Cell} of the averages over data sets, of the methods whose runs are all finished."""
     cells = {}
     for method in unique(group.method for group in groups):
         of_method = [group for group in groups if group.method == method and group.shots == shots]
@@ -40,14 +44,20 @@ def summary(groups, shots, metric="accuracy"):
 
 
 def spread(values, gap, low, high):
-    """Positions near values, which no two are closer than the gap, all from low to high if there is room.
+    """Return positions as near to values as possible, no two of them closer than the gap.
 
     Args:
         values: numbers in any order.
+        gap: smallest distance of two positions.
+        low: smallest position.
+        high: largest position, as far as there is room.
 
     Returns:
-        as many positions, in the values' order; the sum of their squared distances is the least possible.
+        Array of positions in the values' order, with the least sum of squared distances from the values.
     """
+    import numpy as np  # here, because these take a second
+    from sklearn.isotonic import isotonic_regression
+
     order = np.argsort(values, kind="stable")
     steps = gap * np.arange(len(values))
     high = max(low, high - gap * (len(values) - 1))
@@ -57,9 +67,15 @@ def spread(values, gap, low, high):
 
 
 def label_at_right(axes, points, look):
-    """Write methods' names in a column at the right, each joined to its point {method: (x, y)} by a thin line."""
+    """Write methods' names in a column at the right, each with a thin line to its point.
+
+    Args:
+        axes: the axes, with their final limits.
+        points: {method: (x, y)}.
+        look: styles, as `styles` returns them.
+    """
     low, high = axes.get_ylim()
-    lines = axes.get_window_extent().height / axes.figure.dpi * 72 / 11  # of a name with 9 points
+    lines = axes.get_window_extent().height / axes.figure.dpi * 72 / 11  # that fit, with 9 points and some space
     heights = [y for _, y in points.values()]
     for (method, (x, y)), height in zip(points.items(), spread(heights, (high - low) / lines, low, high), strict=True):
         axes.annotate(
@@ -74,6 +90,9 @@ def label_at_right(axes, points, look):
 
 
 def new_axes(groups, height):
+    """Return a new figure of that height in inches, and its axes."""
+    from matplotlib.figure import Figure  # here, because it takes a second
+
     figure = Figure(figsize=(7, height), layout="constrained")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
@@ -82,7 +101,7 @@ def new_axes(groups, height):
 
 
 def height_for_labels(groups):
-    """Inches in which the methods' names fit below each other."""
+    """Return the height in inches in which the methods' names fit below each other."""
     return max(4.0, 0.2 * len(styles(groups)) + 1)
 
 
@@ -92,7 +111,7 @@ def accuracy_label(groups):
 
 
 def draw_bars(groups, path):
-    """Accuracy of each method as a bar, its standard deviation over seeds as a whisker."""
+    """Draw the accuracy of each method as a bar, and its standard deviation over seeds as a whisker."""
     cells = summary(groups, groups[0].shots)
     figure, axes = new_axes(groups, 0.4 * len(cells) + 1.3)
     look = styles(groups)
@@ -109,14 +128,13 @@ def draw_bars(groups, path):
 
 
 def save(figure, path):
-    from dassl.utils import replacing  # imports torch, which takes seconds
-
+    """Write a figure, whole or not at all."""
     with replacing(path, "wb") as file:
         figure.savefig(file, dpi=150)
 
 
 def draw_shots(groups, path):
-    """Accuracy over the number of shots, a line for each method."""
+    """Draw the accuracy over the number of shots, a line for each method."""
     figure, axes = new_axes(groups, height_for_labels(groups))
     look, ends = styles(groups), {}
     all_shots = sorted(unique(group.shots for group in groups))
@@ -137,7 +155,14 @@ def draw_shots(groups, path):
 
 
 def draw_scatter(groups, x, xlabel, path):
-    """Accuracy over another quantity x, {method: value}, a labelled point for each method."""
+    """Draw the accuracy over another quantity, a labelled point for each method.
+
+    Args:
+        groups: list of Group with one number of shots.
+        x: {method: value} of the quantity.
+        xlabel: words for its axis.
+        path: Path of the picture.
+    """
     figure, axes = new_axes(groups, height_for_labels(groups))
     look, cells = styles(groups), summary(groups, groups[0].shots)
     points = {method: (x[method], cell.mean) for method, cell in cells.items() if method in x}
@@ -154,17 +179,17 @@ def draw_scatter(groups, x, xlabel, path):
 
 
 def mean_seconds(groups):
-    """{method: mean seconds of a run} over the data sets."""
+    """Return {method: mean seconds of a run, over the data sets}."""
     seconds = {}
     for method in unique(group.method for group in groups):
         values = [group.seconds for group in groups if group.method == method and group.runs]
         if values:
-            seconds[method] = float(np.mean(values))
+            seconds[method] = statistics.fmean(values)
     return seconds
 
 
 def draw_all(groups, out):
-    """Write the pictures of groups into a folder; print their names, and return them."""
+    """Draw the plots of groups into a folder, and print and return their names."""
     largest = max(group.shots for group in groups)
     at_largest = [group for group in groups if group.shots == largest]
     names = []
@@ -179,5 +204,17 @@ def draw_all(groups, out):
     if aurocs:
         draw_scatter(at_largest, aurocs, "AUROC of OOD detection in %", out / "ood.png")
         names.append("ood.png")
-    print(f"Pictures: {', '.join(names) or 'none, as no method has all its runs'}")
+    print(f"Plots: {', '.join(names) or 'none, because no method has all its runs'}")
     return names
+
+
+@command
+def main(argv=None):
+    """Run the command and return its exit code."""
+    args = groups_parser(__doc__).parse_args(argv)
+    draw_all(read_groups(args.groups), args.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,20 +1,22 @@
-"""Runs of a method, one a seed: ``python -m scripts.run METHOD DATASET SHOTS [options of train.py]``.
+"""Train and test a method with several seeds: python -m scripts.run METHOD DATASET SHOTS [options of train.py]
 
-METHOD is a name of configs/comparisons/methods.yaml. A finished run is skipped, an interrupted one continued.
-Settings from the environment, with their defaults:
+METHOD is a name of configs/comparisons/methods.yaml. DATASET is a file of configs/datasets, without .yaml.
+Finished runs are skipped, and stopped ones continue.
+
+Settings come from the environment. Their defaults are in brackets:
 
 DATA      folder of the data sets (data)
 OUTPUT    folder of the results (output)
-SEEDS     one run for each (1 2 3)
+SEEDS     seeds, one run for each (1 2 3)
 BACKBONE  a file of configs/backbones (small for the embedded data sets, else vit_b16)
-FEATURES  folder of the encoded test images, which runs share (OUTPUT/features); none, if empty
+FEATURES  folder of the encoded test images, which runs share; empty for none (OUTPUT/features)
 VARIANT   name of the results' folder, for runs with options of your own (the method's)
 PYTHON    the interpreter (python)
 
 Exit code: 0 done, 2 a mistake of the user, 130 interrupted, 143 terminated, 1 a run failed.
-
-Here, and nowhere else, stand what train.py is started with and where its results lie.
 """
+
+# This module alone decides the arguments of train.py and the folder of its results.
 
 import ctypes
 import os
@@ -24,33 +26,19 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
+from dassl.utils import UserError, command
+from scripts.methods import CONFIGS, Method, check_name, names, read_methods, shots_text, unique, whole_number
 
-CONFIGS = Path("configs")
-METHODS = CONFIGS / "comparisons" / "methods.yaml"
 EMBEDDED = ("fashion_mnist", "emoji")
 PR_SET_PDEATHSIG = 1  # from Linux's prctl.h: the signal that a process gets when its parent dies
-# Buffers that malloc hands back after each training step are faulted in again at the next: a sixth of a CPU run's time.
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
-
-
-@dataclass(frozen=True)
-class Method:
-    """An entry of methods.yaml; options are words for train.py."""
-
-    name: str
-    trainer: str
-    variant: str
-    options: tuple = ()
-    trained: bool = True
-    published: str = ""
-    core: bool = True
-    class_specific: bool = False
-    patches: str = ""
+# Of every run, beside OpenMP's variables, which `dassl` has set. By default malloc returns large buffers to the system
+# after each training step, and gets them again in the next: a sixth of a CPU run's time. glibc reads these variables
+# when a process starts.
+ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
 
 
 class Command:
-    """A program, what it is started with (arguments), and where its result lies (folder)."""
+    """A program to start, with its `arguments` and the `folder` that its result is written into."""
 
     program = ("train.py",)
     result = "results.json"
@@ -60,17 +48,17 @@ class Command:
         return (self.folder / self.result).is_file()
 
     def start(self, threads=None, **options):
-        """Start the program and return its process, which is interrupted when this one dies.
+        """Return the process of the program, started now. It gets an interrupt when this process dies.
 
         Args:
-            threads: of torch on the CPU; torch's choice if None.
-            options: of subprocess.Popen.
+            threads: threads of torch on the CPU; None for torch's choice.
+            **options: options of subprocess.Popen.
         """
-        environment = {**MALLOC, **os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
+        environment = {**ENVIRONMENT, **os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
         prctl = ctypes.CDLL(None).prctl
 
         def die_with_parent():
-            # A script's background ignores SIGINT, and what is started there would inherit that.
+            # Background jobs of a shell script ignore SIGINT, and their children inherit that.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             prctl(PR_SET_PDEATHSIG, signal.SIGINT)
 
@@ -84,7 +72,17 @@ class Command:
 
 @dataclass(frozen=True)
 class Run(Command):
-    """One run of train.py; options are words that follow its flags."""
+    """One run of train.py.
+
+    Attributes:
+        dataset: a file of configs/datasets, without .yaml.
+        backbone: a file of configs/backbones, without .yaml.
+        root: folder of the data sets.
+        output: folder of all results.
+        features: folder of the encoded test images; empty for none.
+        streams: kinds of patch tokens to keep there.
+        options: words that follow the flags of train.py.
+    """
 
     method: Method
     dataset: str
@@ -103,7 +101,7 @@ class Run(Command):
 
     @property
     def group(self):
-        """Folder of the runs that differ in the seed only."""
+        """The folder of the runs that differ in the seed only."""
         name = f"{self.backbone}_{self.shots}shots"
         return Path(self.output, self.dataset, self.method.trainer, name, self.method.variant)
 
@@ -116,19 +114,23 @@ class Run(Command):
         flags = () if self.method.trained else ("--eval-only",)
         return self.arguments_for(self.folder, self.dataset, self.shots, flags)
 
-    def arguments_for(self, folder, dataset, shots, flags=(), pairs=()):
-        """Those of train.py: this run's settings, whatever the data set that they are used on.
+    def method_file(self):
+        """Return a list of the method's config file: that of the data set, else of the backbone, else the default."""
+        folder = CONFIGS / "trainers" / self.method.trainer
+        paths = [folder / f"{name}.yaml" for name in (self.dataset, self.backbone, "default")]
+        return [path for path in paths if path.is_file()][:1]
 
-        A method's values for the run's own data set are merged over those that it has for all.
+    def arguments_for(self, folder, dataset, shots, flags=(), pairs=()):
+        """Return arguments of train.py with this run's settings, for any data set.
 
         Args:
-            folder: of the results.
-            flags: further ones of train.py.
-            pairs: "KEY VALUE" words, merged last.
+            folder: folder of the results.
+            dataset: a file of configs/datasets, without .yaml.
+            shots: images per class to train on.
+            flags: further flags of train.py.
+            pairs: KEY VALUE words, merged last.
         """
-        trainer = CONFIGS / "trainers" / self.method.trainer
-        files = [CONFIGS / "backbones" / f"{self.backbone}.yaml"]
-        files += [path for path in (trainer / "default.yaml", trainer / f"{self.dataset}.yaml") if path.is_file()]
+        files = [CONFIGS / "backbones" / f"{self.backbone}.yaml", *self.method_file()]
         return [
             *("--trainer", self.method.trainer, "--root", self.root, "--output-dir", str(folder)),
             *("--seed", str(self.seed), "--dataset-config-file", str(CONFIGS / "datasets" / f"{dataset}.yaml")),
@@ -142,117 +144,18 @@ class Run(Command):
         ]
 
 
-@dataclass(frozen=True)
-class Evaluation(Command):
-    """What a run learned, tested on other images than its own.
-
-    name: of its folder in the run's. dataset: a file of configs/datasets. pairs: "KEY VALUE" words in which the data
-    differ from the run's. epoch: of the weights, None for the best on validation.
-    """
-
-    run: Run
-    name: str
-    dataset: str
-    pairs: tuple
-    epoch: int | None
-
-    def __str__(self):
-        return f"{self.run}, on {self.name}"
-
-    @property
-    def method(self):
-        return self.run.method
-
-    @property
-    def seed(self):
-        return self.run.seed
-
-    @property
-    def folder(self):
-        return self.run.folder / "test" / self.name
-
-    @property
-    def arguments(self):
-        weights = ["--model-dir", str(self.run.folder)] if self.method.trained else []
-        if weights and self.epoch is not None:
-            weights += ["--load-epoch", str(self.epoch)]
-        # Another data set may have fewer images of a class than there were shots.
-        shots = self.run.shots if self.dataset == self.run.dataset else -1
-        return self.run.arguments_for(self.folder, self.dataset, shots, ["--eval-only", *weights], self.pairs)
-
-
-@dataclass(frozen=True)
-class Detection(Command):
-    """How well a run tells images of other kinds; the result lies beside the run's own."""
-
-    run: Run
-    program = ("-m", "scripts.ood")
-    result = "ood.json"
-
-    def __str__(self):
-        return f"{self.run}, OOD detection"
-
-    @property
-    def folder(self):
-        return self.run.folder
-
-    @property
-    def arguments(self):
-        return [str(self.folder), "--root", self.run.root]
-
-
-def names(folder):
-    """Names of the YAML files in a folder of configs/, sorted."""
-    return sorted(path.stem for path in (CONFIGS / folder).glob("*.yaml"))
-
-
-def check_name(name, known, kind):
-    """Raises ValueError if a name is not known."""
-    if name not in known:
-        raise ValueError(f"unknown {kind} {name}: take one of: {'; '.join(known)}")
-
-
-def whole_number(text, least, kind):
-    """A number from its text. Raises ValueError, which names its kind, unless it is whole and not below the least."""
-    text = str(text)
-    if not (text.isascii() and text.isdigit() and int(text) >= least):
-        raise ValueError(f"{kind} must be whole numbers from {least}, not {text or 'nothing'}")
-    return int(text)
-
-
-def read_yaml(path):
-    """The mapping in a file. Raises ValueError, with the file's name, if there is none."""
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"cannot read {path}: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold KEY: VALUE lines")
-    return content
-
-
-def read_methods(path=METHODS):
-    """{name: Method} of all in a file. Raises ValueError for an entry that does not say what it must."""
-    methods = {}
-    for name, entry in read_yaml(path).items():
-        try:
-            options = tuple(word for pair in entry.pop("options", ()) for word in pair.split(maxsplit=1))
-            methods[name] = Method(name, options=options, **entry)
-        except (TypeError, AttributeError) as error:
-            raise ValueError(f"{path}: {name}: give trainer and variant, and see the keys at its top") from error
-        if len(options) % 2:
-            raise ValueError(f'{path}: {name}: options must be a list of "KEY VALUE"')
-    return methods
-
-
 def make_runs(methods, datasets, shots, options=(), seeds=None):
-    """All runs of methods x data sets x numbers of shots x seeds, as the environment wants them.
+    """Return all runs of methods x data sets x numbers of shots x seeds, with the settings of the environment.
 
     Args:
-        shots, seeds: numbers or their text; seeds are those of the environment if None.
+        methods: list of Method.
+        datasets: files of configs/datasets, without .yaml.
+        shots: numbers of images per class, or their text.
+        options: words for train.py.
+        seeds: numbers or their text; None for SEEDS.
 
     Raises:
-        ValueError: a name is unknown, or something that must be a number is none.
+        UserError: A name is unknown, or a number is no number.
     """
     environment = {"DATA": "data", "OUTPUT": "output", "SEEDS": "1 2 3", **os.environ}
     environment.setdefault("FEATURES", str(Path(environment["OUTPUT"], "features")))
@@ -260,7 +163,7 @@ def make_runs(methods, datasets, shots, options=(), seeds=None):
     seeds = unique(whole_number(seed, 0, "seeds (SEEDS)") for seed in seeds)
     shots = unique(whole_number(number, 1, "shots (images per class)") for number in shots)
     if not (methods and datasets and shots and seeds):
-        raise ValueError("there is nothing to run: give at least one method, data set, number of shots and seed")
+        raise UserError("there is nothing to run: give at least one method, data set, number of shots and seed")
     streams = tuple(unique(method.patches for method in methods if method.patches))
     runs = []
     for dataset in unique(datasets):
@@ -268,7 +171,7 @@ def make_runs(methods, datasets, shots, options=(), seeds=None):
         backbone = environment.get("BACKBONE") or ("small" if dataset in EMBEDDED else "vit_b16")
         check_name(backbone, names("backbones"), "BACKBONE")
         for number in shots:
-            # A seed of all methods before the next, so that methods can be compared before all is done.
+            # All methods with one seed before the next seed, so that they can be compared early.
             of_methods = [(1, method) for method in methods if not method.trained]
             of_methods += [(seed, method) for seed in seeds for method in methods if method.trained]
             for seed, method in of_methods:
@@ -277,33 +180,22 @@ def make_runs(methods, datasets, shots, options=(), seeds=None):
     return runs
 
 
-def shots_text(number):
-    return f"{number} shot{'s' * (number > 1)}"
-
-
-def unique(values):
-    """A list of the values, each once, in their order."""
-    return list(dict.fromkeys(values))
-
-
+@command
 def main(argv=None):
+    """Run the command and return its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     if arguments[:1] in (["-h"], ["--help"]):
         print(__doc__.strip())
         return 0
-    try:
-        if len(arguments) < 3 or not arguments[2].isdigit():
-            known = "; ".join(names("datasets"))
-            raise ValueError(f"give DATASET and SHOTS, with SHOTS 1 or more and DATASET one of: {known}")
-        name, dataset, shots, *options = arguments
-        methods = read_methods()
-        check_name(name, methods, "method")
-        method = replace(methods[name], variant=os.environ.get("VARIANT") or methods[name].variant)
-        runs = make_runs([method], [dataset], [shots], options)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    # An interrupt from the terminal reaches train.py as well, which ends with a line about it.
+    if len(arguments) < 3 or not arguments[2].isdigit():
+        known = "; ".join(names("datasets"))
+        raise UserError(f"give DATASET and SHOTS, with SHOTS 1 or more and DATASET one of: {known}")
+    name, dataset, shots, *options = arguments
+    methods = read_methods()
+    check_name(name, methods, "method")
+    method = replace(methods[name], variant=os.environ.get("VARIANT") or methods[name].variant)
+    runs = make_runs([method], [dataset], [shots], options)
+    # An interrupt from the terminal reaches train.py as well, which reports it.
     signal.signal(signal.SIGINT, lambda *_: None)
     for run in runs:
         if run.finished:

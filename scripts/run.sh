@@ -1,3 +1,4 @@
 #!/usr/bin/env bash
-# Runs of a method, one a seed: bash scripts/run.sh METHOD DATASET SHOTS [options of train.py ...]; see scripts/run.py.
+# Train and test a method with several seeds (python -m scripts.run --help):
+# bash scripts/run.sh METHOD DATASET SHOTS [options of train.py ...]
 cd "$(dirname "$0")/.." && exec "${PYTHON:-python}" -m scripts.run "$@"

@@ -1,18 +1,26 @@
-"""SOT-GLP in pure PyTorch: local-global prompt learning of a frozen CLIP via sparse optimal transport."""
+"""SOT-GLP's parts in pure PyTorch: local-global prompt learning of a frozen CLIP via sparse optimal transport.
+
+The method itself is in `trainers/sotglp.py`. Only `sotglp.toolbox` imports the toolbox (`dassl`).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sotglp.backbones import load_clip
 from sotglp.clip import CLIP
-from sotglp.loss import draw_prompts, kept_prompts, sotglp_loss
-from sotglp.model import SOTGLP, Match
+from sotglp.matching import Match
 from sotglp.prompted import PromptedCLIP
-from sotglp.prompts import Prompts, context_from_text
-from sotglp.scores import energy, gl_mcm, l_mcm, max_logit, mcm, ood_scores, predict
+from sotglp.prompts import Prompts, context_from_text, draw_prompts, kept_prompts
+from sotglp.scores import energy, gl_mcm, l_mcm, max_logit, mcm, ood_scores
 from sotglp.transport import transport_plan
+
+if TYPE_CHECKING:
+    from sotglp.toolbox.predictor import Predictor
 
 __version__ = "0.1.0"
 __all__ = [
     "CLIP",
-    "SOTGLP",
     "Match",
     "PromptedCLIP",
     "Prompts",
@@ -27,16 +35,23 @@ __all__ = [
     "max_logit",
     "mcm",
     "ood_scores",
-    "predict",
-    "sotglp_loss",
     "transport_plan",
 ]
 
 
-def load(run, classnames=None):
-    """The predictor of a trained run's folder: ``sotglp.predictor.load``, which needs the toolbox of the checkout."""
-    try:
-        from sotglp.predictor import load
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{error}: sotglp.load needs the checkout, put its folder on PYTHONPATH") from error
+def load(run: str | Path, classnames: Sequence[str] | None = None) -> "Predictor":
+    """Return the predictor of a trained run, in any working directory (``sotglp.toolbox.loading.load``).
+
+    Args:
+        run: the run's folder.
+        classnames: other classes than the run's.
+
+    Raises:
+        ImportError: this process has imported another package called `dassl`.
+    """
+    from sotglp.toolbox import use_own_dassl
+
+    use_own_dassl()
+    from sotglp.toolbox.loading import load
+
     return load(run, classnames)

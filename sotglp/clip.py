@@ -1,182 +1,63 @@
-"""CLIP's two transformer towers (Radford et al., arXiv 2103.00020), with what local prompt learning asks of them.
+"""CLIP: both towers (``sotglp.towers``) and its text.
 
-The image tower gives the class token and, beside it, one token per patch, from value-value attention
-(CLIP-Surgery, arXiv 2304.05653) or another stream, in the same pass. The text tower takes embeddings, so that learned
-contexts can stand where words would. Parameters carry OpenAI's names: ``state_dict`` is an OpenAI checkpoint.
+The text tower takes embeddings, so that learned contexts can stand where words would. Parameters carry OpenAI's names:
+``state_dict`` is an OpenAI checkpoint.
 
-Letters: B images, P patches, L text positions, W width of a tower, D joint dimension.
+Letters: B images, C classes, M prompts of a class, L text positions, S first positions that all classes share, R rows
+of packed prompts, E prompts in a row, W width of a tower, D joint dimension.
 """
 
 import math
-from collections import OrderedDict
-from functools import lru_cache, partial
-from heapq import heappop, heappush
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from sotglp import parallel
 from sotglp.memory import give_back
+from sotglp.packing import Rows, pack
+from sotglp.towers import ImageTower, QuickGELU, Transformer, put
 
-# Where patch tokens come from: value-value attention beside the standard stream (CLIP-Surgery); the standard stream;
-# the standard stream with the last block's values in place of its attention (MaskCLIP, arXiv 2112.01071).
-STREAMS = ("vv", "last", "value")
-ROW = 64  # positions of a row of prompts, about: attention to other prompts' positions is cheap
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
-
-class QuickGELU(nn.Module):
-    """x sigmoid(1.702 x), the approximation of GELU that OpenAI's checkpoints were trained with."""
-
-    def forward(self, x):
-        return F.silu(1.702 * x) / 1.702  # the same, but the backward pass keeps one tensor instead of two
-
-
-class Attention(nn.Module):
-    """Multi-head attention whose projections can be used one by one (parameters as in ``nn.MultiheadAttention``)."""
-
-    def __init__(self, width, heads):
-        super().__init__()
-        self.heads = heads
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
-        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
-        self.out_proj = nn.Linear(width, width)
-
-    def project(self, x, queries):
-        """Queries (B, heads, Q, W/heads) of ``queries`` (B, Q, W); keys and values of ``x`` (B, L, W) alike."""
-        w_q, w_kv = self.in_proj_weight.tensor_split([x.shape[-1]])
-        b_q, b_kv = self.in_proj_bias.tensor_split([x.shape[-1]])
-        q = F.linear(queries, w_q, b_q)
-        k, v = F.linear(x, w_kv, b_kv).chunk(2, dim=-1)
-        return [t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v)]
-
-    def attend(self, q, k, v, **mask):
-        """softmax(q k^T / sqrt(W/heads)) v per head, then the output projection: (B, Q, W)."""
-        return self.merge(F.scaled_dot_product_attention(q, k, v, **mask))
-
-    def merge(self, heads):
-        """The output projection of what the heads hold: (B, heads, Q, W/heads) -> (B, Q, W)."""
-        return self.out_proj(heads.transpose(1, 2).flatten(2))
-
-
-class Block(nn.Module):
-    """A pre-norm residual block; its caller composes the stages, since the towers read different parts of it."""
-
-    def __init__(self, width, heads, mlp_width, act):
-        super().__init__()
-        self.ln_1 = nn.LayerNorm(width)
-        self.attn = Attention(width, heads)
-        self.ln_2 = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(
-            OrderedDict(c_fc=nn.Linear(width, mlp_width), gelu=act(), c_proj=nn.Linear(mlp_width, width))
-        )
-
-    def add_mlp(self, x):
-        return x + self.mlp(self.ln_2(x))
-
-
-class Transformer(nn.Module):
-    def __init__(self, width, layers, heads, mlp_width, act):
-        super().__init__()
-        self.resblocks = nn.ModuleList(Block(width, heads, mlp_width, act) for _ in range(layers))
-
-
-class ImageTower(nn.Module):
-    """Vision transformer: (B, 3, S, S) images to the class token and, if asked for, patch tokens of a stream."""
-
-    def __init__(self, image_size, patch_size, width, layers, heads, mlp_width, embed_dim, act):
-        super().__init__()
-        self.image_size = image_size
-        self.conv1 = nn.Conv2d(3, width, patch_size, stride=patch_size, bias=False)
-        self.class_embedding = nn.Parameter(torch.empty(width))
-        self.positional_embedding = nn.Parameter(torch.empty((image_size // patch_size) ** 2 + 1, width))
-        self.ln_pre = nn.LayerNorm(width)
-        self.transformer = Transformer(width, layers, heads, mlp_width, act)
-        self.ln_post = nn.LayerNorm(width)
-        self.proj = nn.Parameter(torch.empty(width, embed_dim))
-
-    @property
-    def n_patches(self):
-        """P."""
-        return len(self.positional_embedding) - 1
-
-    def forward(self, images, local="vv"):
-        """Class token (B, W) and patch tokens (B, P, W), None without ``local``; both after ln_post, before proj.
-
-        local: the stream of the patch tokens, one of STREAMS, or None.
-        Raises ValueError for another stream, or images of another size than the positional embeddings'.
-        """
-        if local not in (None, *STREAMS):
-            raise ValueError(f"the patch tokens are of the stream {', '.join(STREAMS)}, or None, not {local!r}")
-        streams = () if local is None else (local,)
-        class_token, patches = self.encode(self.embed(images), streams)
-        return class_token, patches.get(local)
-
-    def embed(self, images):
-        """Tokens (B, 1 + P, W): the class token and the patches, with their positions."""
-        if images.shape[-2:] != (self.image_size, self.image_size):
-            size = (self.image_size, self.image_size)
-            raise ValueError(f"images are {tuple(images.shape[-2:])} pixels, but this CLIP takes {size}")
-        patches = self.conv1(images).flatten(2).transpose(1, 2)
-        class_token = self.class_embedding.expand(images.shape[0], 1, -1)  # len() would fix the number in an export
-        return torch.cat([class_token, patches], dim=1) + self.positional_embedding
-
-    def encode(self, tokens, streams=(), deep=None):
-        """Class token (B, W) and {stream: patch tokens (B, P, W)} of embedded tokens (B, 1 + P, W), in one pass.
-
-        deep: {block: prompts (n, W)} that take the last n places before a block, of tokens with n prompts after the
-        patches; with them only the class token is to be had.
-
-        The V-V stream r stands beside the standard one x, which it never touches: r gains
-        softmax(v v^T) v of each block and passes no MLP. In the first block r starts from x plus the standard
-        attention, as in the authors' implementation. r has no class token: nothing reads it.
-        """
-        x, patches = self.ln_pre(tokens), {}
-        blocks = self.transformer.resblocks
-        for i, block in enumerate(blocks):
-            first, last = i == 0, i == len(blocks) - 1
-            # Of the last block only the class token is read, unless the patches take its standard attention.
-            rows = slice(0, 1) if last and "last" not in streams and not (first and "vv" in streams) else slice(None)
-            if deep and i in deep:
-                x = put(x, deep[i], x.shape[1] - deep[i].shape[-2])
-            h = block.ln_1(x)
-            q, k, v = block.attn.project(h, h[:, rows])
-            standard = block.attn.attend(q, k, v)
-            if "vv" in streams:
-                vv = block.attn.attend(v[:, :, 1:], v, v)
-                patches["vv"] = x[:, 1:] + standard[:, 1:] + vv if first else patches["vv"] + vv
-            if "value" in streams and last:
-                patches["value"] = block.add_mlp(x[:, 1:] + block.attn.merge(v[:, :, 1:]))
-            x = block.add_mlp(x[:, rows] + standard)
-        if "last" in streams:
-            patches["last"] = x[:, 1:]
-        return self.ln_post(x[:, 0]), {stream: self.ln_post(tokens) for stream, tokens in patches.items()}
+# embed(classes, places, first): embeddings (M, ..., W), without positions, of places (...) in the prompts of classes
+# (...); no place is before ``first``.
+Embed = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
 
 
 class CLIP(nn.Module):
-    """Both towers. Heads default to one per 64 channels, the MLP to four times the width: OpenAI's rule."""
+    """Both towers.
+
+    Heads default to one per 64 channels, the MLP to four times the width: OpenAI's rule.
+
+    Attributes:
+        pixel_mean, pixel_std: that pixels were normalised with in pretraining, for red, green and blue.
+        known_tokens: BPE ids seen in pretraining; None if all.
+        long_names: what a class name without room in the context does: "stop" or "truncate".
+        memory_budget: bytes that the text tower may keep for the backward pass.
+    """
 
     def __init__(
         self,
-        embed_dim,
-        image_size,
-        patch_size,
-        vision_width,
-        vision_layers,
-        text_width,
-        text_layers,
-        context_length=77,
-        vocab_size=49408,
-        vision_heads=None,
-        text_heads=None,
-        vision_mlp=None,
-        text_mlp=None,
-        act=QuickGELU,
-    ):
+        embed_dim: int,
+        image_size: int,
+        patch_size: int,
+        vision_width: int,
+        vision_layers: int,
+        text_width: int,
+        text_layers: int,
+        context_length: int = 77,
+        vocab_size: int = 49408,
+        vision_heads: int | None = None,
+        text_heads: int | None = None,
+        vision_mlp: int | None = None,
+        text_mlp: int | None = None,
+        act: Callable[[], nn.Module] = QuickGELU,
+    ) -> None:
         super().__init__()
         self.visual = ImageTower(
             image_size,
@@ -196,19 +77,22 @@ class CLIP(nn.Module):
         self.ln_final = nn.LayerNorm(text_width)
         self.text_projection = nn.Parameter(torch.empty(text_width, embed_dim))
         self.logit_scale = nn.Parameter(torch.empty(()))
-        # What the pixels were normalised with in pretraining, and which BPE pieces it saw (None: all).
         self.pixel_mean, self.pixel_std = PIXEL_MEAN, PIXEL_STD
-        self.known_tokens = None
-        self.long_names = "stop"  # at a class name without room: or "truncate"
-        self.memory_budget = math.inf  # bytes that the text tower may keep for the backward pass
+        self.known_tokens: frozenset[int] | None = None
+        self.long_names = "stop"
+        self.memory_budget: float = math.inf
         self.init_weights()
 
     @classmethod
-    def from_state_dict(cls, state, **options):
-        """The CLIP whose sizes are those of an OpenAI-format state dict, in float32, frozen, ready for use.
+    def from_state_dict(cls, state: Mapping[str, torch.Tensor], **options: Any) -> "CLIP":
+        """Return the CLIP of a state dict in OpenAI's format, in float32, frozen and in evaluation mode.
 
-        ``options`` (heads, activation) are what shapes do not tell. Raises ValueError if ``state`` is not that of a
-        plain CLIP with a vision transformer.
+        Args:
+            state: whose shapes give the sizes.
+            options: what shapes do not show: heads and activation.
+
+        Raises:
+            ValueError: the state dict is not that of a plain CLIP with a vision transformer.
         """
         try:
             conv, width = state["visual.conv1.weight"], state["visual.class_embedding"].shape[0]
@@ -237,15 +121,15 @@ class CLIP(nn.Module):
         return clip.requires_grad_(False).eval()
 
     @torch.no_grad()
-    def init_weights(self):
-        """Random weights at the scales CLIP's pretraining starts from."""
+    def init_weights(self) -> None:
+        """Draw weights at the scales that CLIP's pretraining starts from."""
         for tower in (self.visual.transformer, self.transformer):
             width, layers = tower.resblocks[0].ln_1.weight.shape[0], len(tower.resblocks)
             for block in tower.resblocks:
                 block.attn.in_proj_weight.normal_(std=width**-0.5)
                 block.attn.out_proj.weight.normal_(std=width**-0.5 * (2 * layers) ** -0.5)
-                block.mlp.c_fc.weight.normal_(std=(2 * width) ** -0.5)
-                block.mlp.c_proj.weight.normal_(std=width**-0.5 * (2 * layers) ** -0.5)
+                block.mlp.get_parameter("c_fc.weight").normal_(std=(2 * width) ** -0.5)
+                block.mlp.get_parameter("c_proj.weight").normal_(std=width**-0.5 * (2 * layers) ** -0.5)
         for parameter in (self.visual.class_embedding, self.visual.positional_embedding, self.visual.proj):
             parameter.normal_(std=len(self.visual.class_embedding) ** -0.5)
         self.token_embedding.weight.normal_(std=0.02)
@@ -253,40 +137,58 @@ class CLIP(nn.Module):
         self.text_projection.normal_(std=len(self.text_projection) ** -0.5)
         self.logit_scale.fill_(1 / 0.07).log_()
 
-    def check_pixels(self, size, mean, std):
-        """Raise ValueError unless images are resized and normalised as this CLIP was pretrained."""
-        ours = ((self.visual.image_size,) * 2, self.pixel_mean, self.pixel_std)
-        for key, got, wanted in zip(("SIZE", "PIXEL_MEAN", "PIXEL_STD"), (size, mean, std), ours, strict=True):
-            if len(got) != len(wanted) or any(abs(a - b) > 1e-3 for a, b in zip(got, wanted, strict=True)):
-                raise ValueError(f"INPUT.{key} is {tuple(got)}, but this CLIP was pretrained with {tuple(wanted)}")
+    def check_pixels(self, size: Sequence[int], mean: Sequence[float], std: Sequence[float]) -> None:
+        """Check that images are resized and normalised as in this CLIP's pretraining.
 
-    def encode_image(self, images):
-        """CLIP's image feature, (B, 3, S, S) -> (B, D), before normalisation."""
+        Args:
+            size: height and width in pixels.
+            mean, std: for red, green and blue.
+
+        Raises:
+            ValueError: they are not.
+        """
+        pretrained = ((self.visual.image_size,) * 2, self.pixel_mean, self.pixel_std)
+        for key, got, ours in zip(("SIZE", "PIXEL_MEAN", "PIXEL_STD"), (size, mean, std), pretrained, strict=True):
+            if len(got) != len(ours) or any(abs(a - b) > 1e-3 for a, b in zip(got, ours, strict=True)):
+                raise ValueError(f"INPUT.{key} is {tuple(got)}, but this CLIP was pretrained with {tuple(ours)}")
+
+    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
+        """Return CLIP's image features, before normalisation: square images (B, 3, H, H) -> (B, D)."""
         return self.visual(images, local=None)[0] @ self.visual.proj
 
-    def encode_text(self, token_ids):
-        """CLIP's text feature, (B, L) BPE ids -> (B, D), before normalisation."""
+    def encode_text(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """Return CLIP's text features, before normalisation: BPE ids (B, L) -> (B, D)."""
         eot = token_ids.argmax(dim=-1)
         alike = (token_ids == token_ids[0]).all(dim=0).cumprod(dim=0).sum()
         shared = int(torch.minimum(alike, eot.min()))
 
-        def embed(classes, places, first):
+        def embed(classes: torch.Tensor, places: torch.Tensor, first: int) -> torch.Tensor:
             return self.token_embedding(token_ids[classes, places])[None]
 
         return self.encode_prompts(embed, eot, shared=shared)[:, 0]
 
-    def encode_prompts(self, embed, eot, n_prompts=1, shared=0, deep=None):
-        """Text features (C, M, D), before normalisation, of M prompts of each of C classes.
+    def encode_prompts(
+        self,
+        embed: Embed,
+        eot: torch.Tensor,
+        n_prompts: int = 1,
+        shared: int = 0,
+        deep: Mapping[int, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Return text features (C, M, D), before normalisation, of M prompts of each of C classes.
 
-        embed(classes, places, first): embeddings (M, ..., W), without positions, of places (...) in the prompts of
-        classes (...), none before the place ``first``; eot (C,) index of the EOT; n_prompts: M; shared: how many first
-        positions are alike in all classes; deep {block: (n, W) or (C, n, W)} tokens that take the places after the SOT
-        before a block.
+        Attention is causal, so most of the C M L positions can be left out without changing the result. Positions after
+        an EOT are not run. Positions that classes share are run once for each of the M prompts. The last block is run
+        at the EOTs only. The rest is packed into rows of several prompts, which several processes share out. If the
+        backward pass would keep more than ``memory_budget`` bytes, the rows go in parts, and the backward pass runs
+        each part again.
 
-        Attention is causal, which spares most of the C M L positions and changes no result: none after an EOT is run;
-        those that classes share are run once for each of the M prompts; of the last block only the EOT is run. What
-        is left is packed into rows of several prompts, which several processes share out. If the backward pass would
-        keep more than ``memory_budget`` bytes, the rows go in parts, which are run again in the backward pass.
+        Args:
+            embed: gives the embeddings, see Embed.
+            eot: (C,) position of the EOT.
+            n_prompts: M.
+            shared: S, how many first positions are alike in all classes.
+            deep: {block: (n, W) or (C, n, W)} tokens that take the places after the SOT before a block.
         """
         deep, device = deep or {}, self.positional_embedding.device
         if not all(tokens.dim() == 2 and len(tokens) < shared for tokens in deep.values()):
@@ -297,17 +199,17 @@ class CLIP(nn.Module):
         deep = {} if shared > 1 else {i: t.expand(len(eot), *t.shape[-2:]) for i, t in deep.items()}
         (n_rows, width), (first, last) = rows.classes.shape, parallel.share(len(rows.classes))
         size = int(min(self.memory_budget / (self.bytes_per_position() * width * n_prompts), n_rows))
-        run = self.run_rows
+        run: Callable[..., torch.Tensor] = self.run_rows
         if torch.is_grad_enabled() and size < n_rows:
             run = partial(checkpoint, self.run_part, use_reentrant=False, preserve_rng_state=False)
         size = max(size, 1)
-        starts = range(first, last, size) or [0]  # of fewer rows than processes, one is run for nothing
-        features = [run(embed, past, rows.part(i, min(i + size, max(last, 1))), shared, deep) for i in starts]
-        features = parallel.gather(torch.cat(features, dim=1)[:, : last - first], n_rows, dim=1)
+        starts = range(first, last, size) or [0]  # a process without rows runs one for nothing
+        parts = [run(embed, past, rows.part(i, min(i + size, max(last, 1))), shared, deep) for i in starts]
+        features = parallel.gather(torch.cat(parts, dim=1)[:, : last - first], n_rows, dim=1)
         return features.flatten(1, 2)[:, rows.order].transpose(0, 1)
 
-    def run_shared(self, x, deep):
-        """Keys and values (M, heads, S, W/heads), of each block, of the first positions (M, S, W) of prompts."""
+    def run_shared(self, x: torch.Tensor, deep: Mapping[int, torch.Tensor]) -> list[list[torch.Tensor]]:
+        """Return each block's keys and values (M, heads, S, W/heads) of the shared first positions (M, S, W)."""
         past, blocks = [], self.transformer.resblocks
         x = x + self.positional_embedding[: x.shape[1]]
         for i, block in enumerate(blocks):
@@ -319,14 +221,29 @@ class CLIP(nn.Module):
                 x = block.add_mlp(x + block.attn.attend(q, *kept, is_causal=True))
         return past
 
-    def run_part(self, *rows):
-        """``run_rows`` of a part of them, after the memory of the part before has been given back."""
+    def run_part(self, *rows: Any) -> torch.Tensor:
+        """Return what ``run_rows`` does for a part of the rows, after giving back the memory of the part before."""
         if self.positional_embedding.device.type == "cpu":
             give_back()
         return self.run_rows(*rows)
 
-    def run_rows(self, embed, past, rows, shared, deep):
-        """Text features (M, R, E, D) at the E EOTs of R packed rows, after what ``run_shared`` has run."""
+    def run_rows(
+        self,
+        embed: Embed,
+        past: list[list[torch.Tensor]] | None,
+        rows: Rows,
+        shared: int,
+        deep: Mapping[int, torch.Tensor],
+    ) -> torch.Tensor:
+        """Return the text features (M, R, E, D) at the E EOTs of R packed rows.
+
+        Args:
+            embed: see Embed.
+            past: what ``run_shared`` returned for the positions before.
+            rows: where prompts stand.
+            shared: S.
+            deep: {block: (C, n, W)} tokens after the SOT.
+        """
         x = embed(rows.classes, rows.places, shared) + self.positional_embedding[rows.places]  # (M, R, L, W)
         blocks, (n_prompts, n_rows) = self.transformer.resblocks, x.shape[:2]
         x, visible = x.flatten(0, 1), rows.visible.repeat(n_prompts, 1, 1, 1)
@@ -348,59 +265,17 @@ class CLIP(nn.Module):
             x = block.add_mlp(x + block.attn.attend(q, *own, attn_mask=visible))
         return (self.ln_final(x) @ self.text_projection).unflatten(0, (n_prompts, n_rows))
 
-    def bytes_per_position(self):
-        """What the text tower's backward pass keeps of one position, with frozen weights.
+    def bytes_per_position(self) -> int:
+        """Return how many bytes the text tower's backward pass keeps of one position, with frozen weights.
 
-        Of each block: the inputs of two norms, queries, keys and values, what attention makes of them, and the MLP's
-        inner layer.
+        Of each block it keeps the inputs of two norms, queries, keys, values, attention's output and the MLP's inner
+        layer.
         """
-        width, mlp = self.text_projection.shape[0], len(self.transformer.resblocks[0].mlp.c_fc.weight)
+        width = self.text_projection.shape[0]
+        mlp = len(self.transformer.resblocks[0].mlp.get_parameter("c_fc.weight"))
         return len(self.transformer.resblocks) * (8 * width + mlp) * self.text_projection.element_size()
 
 
-class Rows(NamedTuple):
-    """How prompts of C classes stand in R rows of L positions, several in a row, each whole."""
-
-    classes: torch.Tensor  # (R, L) whose prompt it is; where none stands, any
-    places: torch.Tensor  # (R, L) position in that prompt
-    visible: torch.Tensor  # (R, 1, L, S + L) what a position attends to: S shared ones, its own prompt up to itself
-    ends: torch.Tensor  # (R, E) where the EOTs stand; where a row has fewer than E, 0
-    order: torch.Tensor  # (C,) where the EOT of a class is among the R E
-
-    def part(self, start, stop):
-        return Rows(*(t[start:stop] for t in self[:4]), None)
-
-
-@lru_cache(maxsize=16)  # of a model's branches, in training the same at each step
-def pack(lengths, shared, device):
-    """Rows for prompts of so many positions after the first ``shared`` ones."""
-    n_rows = math.ceil(sum(lengths) / max(*lengths, ROW))
-    rows, filled = [[] for _ in range(n_rows)], [(0, r) for r in range(n_rows)]
-    for c in sorted(range(len(lengths)), key=lambda c: -lengths[c]):  # the long ones first: rows end up alike
-        used, r = heappop(filled)
-        rows[r].append(c)
-        heappush(filled, (used + lengths[c], r))
-    width = max(filled)[0]
-    owner = torch.full((len(rows), width), -1)
-    places, ends = torch.full_like(owner, shared), torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
-    order = torch.empty(len(lengths), dtype=torch.long)
-    for r, row in enumerate(rows):
-        start = 0
-        for e, c in enumerate(row):
-            stop = start + lengths[c]
-            owner[r, start:stop], places[r, start:stop] = c, torch.arange(shared, shared + lengths[c])
-            ends[r, e], order[c], start = stop - 1, r * ends.shape[1] + e, stop
-    own = (owner[:, :, None] == owner[:, None]).tril()
-    visible = torch.cat([own.new_ones(*owner.shape, shared), own], dim=-1)[:, None]
-    return Rows(*(t.to(device) for t in (owner.clamp(min=0), places, visible, ends, order)))
-
-
-def put(x, tokens, start):
-    """x (B, L, W) with tokens (n, W) or (B, n, W) in the places from ``start`` on."""
-    tokens = tokens.to(x.dtype).expand(len(x), *tokens.shape[-2:])
-    return torch.cat([x[:, :start], tokens, x[:, start + tokens.shape[1] :]], dim=1)
-
-
-def count_children(state, prefix):
-    """Number of different names that follow a prefix in the keys of a state dict: blocks of a list of blocks."""
+def count_children(state: Mapping[str, Any], prefix: str) -> int:
+    """Return how many names follow a prefix in the keys of a state dict: the blocks of a tower."""
     return len({key[len(prefix) :].split(".")[0] for key in state if key.startswith(prefix)})

@@ -1,40 +1,61 @@
-"""What the frozen image tower makes of images, encoded once and kept in files for all runs that read the same."""
+"""Features of the frozen image tower, encoded once and kept in files for all runs that read the same images.
+
+Letters: b images of a batch, P patches, W width of the image tower.
+"""
 
 import contextlib
 import fcntl
 import hashlib
+import importlib.metadata
 import os
 import random
 import shutil
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import PIL
 import torch
-import torchvision
 from tqdm import tqdm
 
 from sotglp import parallel
+from sotglp.prompted import PromptedCLIP
+from sotglp.towers import ImageTower
 
-LAYOUT = 1  # of the files; another number is another key
+LAYOUT = 1  # version of the files, part of their key
 CLASS = "class"  # name of the file of class tokens; a file of patch tokens has the name of its stream
 
 
 class EncodedImages:
     """Batches of features in the place of a loader's batches of images.
 
-    Iterating gives {"features": (class tokens (b, W), patch tokens (b, P, W) or None), "label": (b,), "impath": paths},
-    in the order of the loader's data source, whose images are encoded now unless a run did so before with the same
-    weights, pixels and file list. Each stream of patch tokens is a file of its own; the class tokens are the same for
-    all.
+    The loader's images are encoded now, unless a run did so before with the same weights, pixels and file list. Each
+    stream of patch tokens is a file of its own; the class tokens are the same for all streams.
 
-    loader: of a test set, whose batches have img and index. model: a PromptedCLIP with frozen images. folder: of all
-    such files. half: whether float16 is enough, as it is where autocast rounds features before they meet anything.
-    streams: further ones that other runs will read; they are encoded in the same pass. seed: of random transforms.
-    Raises OSError if the folder cannot be written or has not twice the room that is needed.
+    Iterating gives {"features": (class tokens (b, W), patch tokens (b, P, W) or None), "label": (b,), "impath": paths},
+    in the order of the loader's data source.
+
+    Args:
+        loader: of a test set, whose batches have "img" and "index".
+        model: with frozen images.
+        folder: of all such files.
+        half: keep float16, which is enough if autocast rounds the features before they are used.
+        streams: further ones that other runs will read; they are encoded in the same pass.
+        seed: of random transforms.
+
+    Raises:
+        OSError: the folder cannot be written, or has not twice the room that the features take.
     """
 
-    def __init__(self, loader, model, folder, half=False, streams=(), seed=None):
+    def __init__(
+        self,
+        loader: Any,
+        model: PromptedCLIP,
+        folder: str | Path,
+        half: bool = False,
+        streams: Collection[str] = (),
+        seed: int | None = None,
+    ) -> None:
         dataset = loader.dataset
         self.batch_size = loader.batch_size
         self.labels = torch.tensor([item.label for item in dataset.data_source])
@@ -53,11 +74,11 @@ class EncodedImages:
         with parallel.failing_together():  # machines may not share the folder
             self.arrays = {name: np.load(self.paths[name], mmap_mode="r") for name in read}
 
-    def key(self, dataset, model):
-        """A name for all that the features depend on."""
+    def key(self, dataset: Any, model: PromptedCLIP) -> str:
+        """Return 16 letters that name all that the features depend on."""
         visual = model.clip.visual
         heads = [block.attn.heads for block in visual.transformer.resblocks]
-        versions = torch.__version__, torchvision.__version__, PIL.__version__
+        versions = tuple(importlib.metadata.version(name) for name in ("torch", "torchvision", "pillow"))
         reduced = dataset.cfg.DATALOADER.REDUCED_JPEG
         pixels = dataset.transform, reduced, self.seed
         facts = LAYOUT, versions, self.dtype, visual.proj.device.type, visual, heads, pixels
@@ -69,8 +90,8 @@ class EncodedImages:
             digest.update(f"{os.path.abspath(item.impath)} {file.st_size} {file.st_mtime_ns}\n".encode())
         return digest.hexdigest()[:16]
 
-    def readable(self, path):
-        """Whether there is such a file, with the features of all images."""
+    def readable(self, path: Path) -> bool:
+        """Return whether a file exists and has the features of all images."""
         try:
             return len(np.load(path, mmap_mode="r")) == len(self.labels)
         except FileNotFoundError:
@@ -80,14 +101,17 @@ class EncodedImages:
             return False
 
     @torch.no_grad()
-    def encode(self, loader, tower):
-        """Write the files, which have their names only when they are whole; a run draws as if they had been there."""
+    def encode(self, loader: Any, tower: ImageTower) -> None:
+        """Write the files without changing the random numbers that the run draws later."""
         with seeded(self.seed or 0):
             self.write(loader, tower)
 
-    def write(self, loader, tower):
-        """Each process encodes its share of a batch; the first writes them."""
-        arrays = {}
+    def write(self, loader: Any, tower: ImageTower) -> None:
+        """Write the files; a file gets its name when it is whole.
+
+        Each process encodes its share of a batch, and the first one writes.
+        """
+        arrays: dict[str, np.memmap] = {}
         try:
             for batch in tqdm(loader, desc="encode", leave=False, disable=None):
                 features = self.features_of(batch["img"], tower)
@@ -105,55 +129,72 @@ class EncodedImages:
                 for name in self.paths:
                     self.partial(name).unlink(missing_ok=True)
 
-    def features_of(self, images, tower):
-        """{name of a file: the features of images that it holds}."""
+    def features_of(self, images: torch.Tensor, tower: ImageTower) -> dict[str, torch.Tensor]:
+        """Return {name of a file: the features of images that it holds}."""
         n_images, (start, stop) = len(images), parallel.share(len(images))
-        own = images[start:stop] if start < stop else images[:1]  # of fewer images than processes, one for nothing
+        own = images[start:stop] if start < stop else images[:1]  # a process without images encodes one for nothing
         class_token, patches = tower.encode(tower.embed(own.to(tower.proj.device)), self.paths.keys() - {CLASS})
         features = {CLASS: class_token, **dict(sorted(patches.items()))}
         return {name: parallel.gather(values[: stop - start], n_images) for name, values in features.items()}
 
-    def new_array(self, name, shape):
-        shape = (len(self.labels), *shape)
+    def new_array(self, name: str, of_one: Sequence[int]) -> np.memmap:
+        """Create the file of that name, for all images, with its disk space reserved.
+
+        Args:
+            name: of the file.
+            of_one: shape of one image's features.
+
+        Raises:
+            OSError: the disk has not twice the room.
+        """
+        shape = (len(self.labels), *of_one)
         size = int(np.prod(shape)) * self.dtype.itemsize
         if shutil.disk_usage(self.partial(name).parent).free < 2 * size:
-            raise OSError(f"not twice the {size / 2**30:.1f} GiB free that the features take")
+            raise OSError(f"the features take {size / 2**30:.1f} GiB, and twice that is not free")
         array = np.lib.format.open_memmap(self.partial(name), "w+", self.dtype, shape)
         with open(self.partial(name), "rb+") as file:  # a mapped page without room on the disk would kill the process
             os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
         return array
 
-    def partial(self, name):
+    def partial(self, name: str) -> Path:
+        """Return the path of a file while it is written."""
         return self.paths[name].with_suffix(".partial")
 
-    def __len__(self):
+    def __len__(self) -> int:
         return -(-len(self.labels) // self.batch_size)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         for start in range(0, len(self.labels), self.batch_size):
             stop = min(start + self.batch_size, len(self.labels))
             yield {**self.batch(np.arange(start, stop)), "impath": self.impaths[start:stop]}
 
-    def batch(self, rows):
-        """The features and labels of some rows, an index array."""
+    def batch(self, rows: np.ndarray) -> dict[str, Any]:
+        """Return the features and labels of some rows, given by an array of indices."""
         features = {name: torch.from_numpy(array[rows]) for name, array in self.arrays.items()}
-        return {"features": (features[CLASS], features.get(self.local)), "label": self.labels[rows]}
+        patches = None if self.local is None else features[self.local]
+        return {"features": (features[CLASS], patches), "label": self.labels[rows]}
 
 
 class EncodedViews(EncodedImages):
-    """Batches as a training loader gives them, of one of several augmented views of each image, drawn every time.
+    """Training batches, with one of several augmented views of each image, drawn anew every time.
 
-    batches: a BatchSampler of the images. n_views: of each image; ``loader`` has all images so many times over.
+    Args:
+        batches: a BatchSampler of the images.
+        n_views: of each image.
+        loader: as in EncodedImages; it has all images ``n_views`` times over.
+        arguments, more: further arguments of EncodedImages.
     """
 
-    def __init__(self, batches, n_views, loader, *arguments, **more):
+    def __init__(
+        self, batches: torch.utils.data.BatchSampler, n_views: int, loader: Any, *arguments: Any, **more: Any
+    ) -> None:
         super().__init__(loader, *arguments, **more)
         self.dataset, self.batches, self.n_views = loader.dataset, batches, n_views
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         n_images = len(self.labels) // self.n_views
         for rows in self.batches:
             views = torch.randint(self.n_views, (len(rows),))
@@ -161,8 +202,8 @@ class EncodedViews(EncodedImages):
 
 
 @contextlib.contextmanager
-def seeded(seed):
-    """Random numbers that transforms may draw from a seed; then go on as if none had been drawn."""
+def seeded(seed: int) -> Iterator[None]:
+    """Seed the random numbers that transforms draw in the block, and restore the generators after it."""
     states = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng():
@@ -176,8 +217,8 @@ def seeded(seed):
 
 
 @contextlib.contextmanager
-def locked(folder):
-    """Let one process at a time into a folder, which is made; a process that dies lets the next one in."""
+def locked(folder: Path) -> Iterator[None]:
+    """Create a folder, and let one process at a time into the block; if that process dies, the next one enters."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

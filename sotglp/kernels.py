@@ -1,4 +1,7 @@
-"""Sinkhorn's steps as one CUDA kernel, written in Triton: a problem stays in registers until it is solved."""
+"""Sinkhorn's steps as one CUDA kernel in Triton: a problem stays in registers until it is solved.
+
+Letters: K patches of a support (rows), N prompts (columns).
+"""
 
 import math
 
@@ -14,17 +17,18 @@ LARGEST = 8192  # entries of a plan, padded to powers of two, that registers hol
 BLOCK = 2048  # entries that one program holds, of several small problems
 
 
-def fits(log_plan):
-    """Whether plans (K, N, problems) are small enough for the kernel, and Triton is there."""
+def fits(log_plan: torch.Tensor) -> bool:
+    """Return whether Triton is installed and plans (K, N, problems) are small enough for the kernel."""
     return triton is not None and math.prod(padded(log_plan)) <= LARGEST
 
 
-def padded(log_plan):
+def padded(log_plan: torch.Tensor) -> list[int]:
+    """Return K and N, each rounded up to a power of two."""
     return [triton.next_power_of_2(n) for n in log_plan.shape[:2]]
 
 
-def solve(log_plan, tol, max_iter):
-    """What ``sotglp.transport.solve`` does, in place, without a word about problems that are not solved in time."""
+def solve(log_plan: torch.Tensor, tol: float, max_iter: int) -> None:
+    """Do in place what ``sotglp.transport.solve`` does, without its warning about unsolved problems."""
     rows, columns, problems = log_plan.shape
     block_rows, block_columns = padded(log_plan)
     block = max(BLOCK // (block_rows * block_columns), 1)
@@ -38,7 +42,7 @@ if triton is not None:
 
     @triton.jit
     def logsumexp(x, inside, axis: tl.constexpr):
-        """Over an axis, kept as one of length 1; 0 where nothing is inside."""
+        """Return it over an axis, which is kept with length 1; 0 where nothing is inside."""
         largest = tl.where(inside, tl.max(x, axis=axis, keep_dims=True), 0.0)
         return tl.where(inside, largest + tl.log(tl.sum(tl.exp(x - largest), axis=axis, keep_dims=True)), 0.0)
 
@@ -55,6 +59,7 @@ if triton is not None:
         COLUMNS: tl.constexpr,
         PROBLEMS: tl.constexpr,
     ):
+        """Solve PROBLEMS plans of ROWS x COLUMNS entries (padded) in one program."""
         k = tl.arange(0, ROWS)[:, None, None]
         n = tl.arange(0, COLUMNS)[None, :, None]
         q = tl.program_id(0) * PROBLEMS + tl.arange(0, PROBLEMS)[None, None, :]

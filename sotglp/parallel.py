@@ -1,37 +1,43 @@
-"""Several processes that train as one (torch.distributed): each encodes its share, and has all that they encode.
+"""Several processes that train as one (torch.distributed).
 
-All processes have the same weights, batches and random numbers, and compute the same loss. What costs time, the towers,
-is split: each process runs its share of the images and of the prompts, and `gather` puts the shares together.
-Backward, `gather` gives a process its own share of the gradient, times the number of processes. So the mean of all
-processes' gradients (`average_gradients`) is that of one process alone, wherever a parameter stands: before a `gather`
-the shares add up, behind it all have the same gradient.
+All processes have the same weights, batches and random numbers, and compute the same loss. Only the towers, which cost
+most time, are split: each process encodes its share of the images and of the prompts, and ``gather`` puts the shares
+together.
+
+In the backward pass ``gather`` gives a process its own share of the gradient, times the number of processes. The mean
+of all processes' gradients (``average_gradients``) then equals that of one process alone. It holds for every parameter:
+for those before a ``gather`` the shares add up, for those behind it all processes have the same gradient.
 """
 
 import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed
+
+T = TypeVar("T")
 
 
 class _State:
     split = True
 
 
-def split(wanted):
-    """Whether processes share out the work from now on; without it, each computes all of it.
+def split(enabled: bool) -> None:
+    """Choose whether processes share out the work from now on; if not, each does all of it.
 
-    What draws random numbers inside a tower, or changes gradients by more than sums, must not be split.
+    A method must not be split if it draws random numbers inside a tower, or changes gradients by more than sums.
     """
-    _State.split = wanted
+    _State.split = enabled
 
 
-def size():
-    """How many processes share out the work."""
+def size() -> int:
+    """Return how many processes share out the work."""
     return distributed.get_world_size() if distributed.is_initialized() and _State.split else 1
 
 
-def share(n):
-    """The (start, stop) of this process among n things; nothing for the last of more processes."""
+def share(n: int) -> tuple[int, int]:
+    """Return the (start, stop) of this process among n things; with more processes than things, the last get none."""
     if size() == 1:
         return 0, n
     length = -(-n // size())  # of all but the last ones
@@ -39,13 +45,13 @@ def share(n):
     return start, min(start + length, n)
 
 
-def is_first():
-    """Whether this process is the first of those that share out the work."""
+def is_first() -> bool:
+    """Return whether this process is the first of those that share out the work."""
     return size() == 1 or distributed.get_rank() == 0
 
 
-def agree(value):
-    """What the first process has, in all."""
+def agree(value: T) -> T:
+    """Return the first process's value, in all of them."""
     values = [value]
     if size() > 1:
         distributed.broadcast_object_list(values)
@@ -53,9 +59,9 @@ def agree(value):
 
 
 @contextlib.contextmanager
-def failing_together():
-    """A block whose OSError, in any process, is raised in all."""
-    errors = [None]
+def failing_together() -> Iterator[None]:
+    """Raise an OSError of the block in all processes, if any of them has one."""
+    errors: list[OSError | None] = [None]
     try:
         yield
     except OSError as error:
@@ -63,18 +69,18 @@ def failing_together():
     if size() > 1:
         own, errors = errors[0], [None] * size()
         distributed.all_gather_object(errors, own)
-    for error in filter(None, errors):
-        raise error
+    for failure in filter(None, errors):
+        raise failure
 
 
-def gather(x, n, dim=0):
-    """The n rows of which each process has its `share` (x), along a dimension."""
+def gather(x: torch.Tensor, n: int, dim: int = 0) -> torch.Tensor:
+    """Return all n rows along a dimension, of which each process has its ``share``, x."""
     return x if size() == 1 else _Gather.apply(x, n, dim)
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, n, dim):
+    def forward(ctx: Any, x: torch.Tensor, n: int, dim: int) -> torch.Tensor:
         ctx.n, ctx.dim = n, dim
         x = x.movedim(dim, 0)
         padded = x.new_zeros(-(-n // size()), *x.shape[1:])
@@ -84,14 +90,14 @@ class _Gather(torch.autograd.Function):
         return torch.cat(shares)[:n].movedim(0, dim)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         start, stop = share(ctx.n)
         return size() * gradient.narrow(ctx.dim, start, stop - start), None, None
 
 
-def average_gradients(parameters):
-    """Give each parameter, all of which have one, the mean of its gradients in all processes."""
+def average_gradients(gradients: Iterable[torch.Tensor]) -> None:
+    """Replace each gradient, in place, by its mean over all processes."""
     if size() > 1:
-        for parameter in parameters:
-            distributed.all_reduce(parameter.grad)
-            parameter.grad /= size()
+        for gradient in gradients:
+            distributed.all_reduce(gradient)
+            gradient /= size()

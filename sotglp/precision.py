@@ -1,5 +1,6 @@
-"""Mixed precision as the field's trainers name it, and gradients that repeat."""
+"""Mixed precision by the names that the field's trainers use, and repeatable gradients."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -12,34 +13,48 @@ PRECISIONS = ("fp32", "amp", "fp16")
 class MixedPrecision:
     """float16 autocast with loss scaling for ``amp`` and ``fp16`` on CUDA; float32 everywhere else.
 
-    Parameters stay in float32, which ``fp16`` names too: half-precision masters lose small updates.
-    Raises ValueError for another name.
+    Parameters stay in float32 even with ``fp16``: half-precision parameters lose small updates.
+
+    Args:
+        name: one of PRECISIONS.
+        device: of the model.
+
+    Attributes:
+        enabled: whether float16 is used.
+        skipped: steps that were left out because gradients overflowed.
+
+    Raises:
+        ValueError: another name.
     """
 
-    def __init__(self, name, device):
+    def __init__(self, name: str, device: torch.device | str) -> None:
         if name not in PRECISIONS:
-            raise ValueError(f"the precision (PREC) is {', '.join(PRECISIONS)}, not {name!r}")
+            raise ValueError(f"the precision (PREC) must be one of {', '.join(PRECISIONS)}, not {name!r}")
         self.device_type = torch.device(device).type
-        self.skipped = 0  # steps whose gradients overflowed
+        self.skipped = 0
         self.enabled = name != "fp32" and self.device_type == "cuda"
         self.scaler = torch.amp.GradScaler(self.device_type, enabled=self.enabled)
         if name != "fp32" and not self.enabled:
             print(f"Precision {name} is for CUDA: on {self.device_type} the run computes in float32")
 
-    def autocast(self):
+    def autocast(self) -> torch.autocast:
         return torch.autocast(self.device_type, torch.float16, enabled=self.enabled)
 
-    def backward(self, loss, optimizer):
-        """Gradients of ``loss``, and their norm; 1 where the scaler looks after what is not finite."""
+    def backward(self, loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+        """Compute the gradients of a loss.
+
+        Returns:
+            Their norm (), for a check that they are finite; 1 in float16, where the scaler does this check.
+        """
         optimizer.zero_grad()
         with repeatable():
             self.scaler.scale(loss).backward()
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        parallel.average_gradients(parameters)
-        return torch.ones(()) if self.enabled else torch.nn.utils.get_total_norm([p.grad for p in parameters])
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        parallel.average_gradients(gradients)
+        return torch.ones(()) if self.enabled else torch.nn.utils.get_total_norm(gradients)
 
-    def step(self, optimizer):
-        """A step of the optimizer, which the scaler leaves out, and counts, where gradients overflowed."""
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Take a step of the optimizer, or skip and count it if gradients overflowed."""
         scale = self.scaler.get_scale()
         self.scaler.step(optimizer)
         self.scaler.update()
@@ -47,15 +62,15 @@ class MixedPrecision:
 
 
 @contextmanager
-def repeatable():
-    """For a backward pass, where the run is to repeat (torch.use_deterministic_algorithms).
+def repeatable() -> Iterator[None]:
+    """Make a backward pass repeatable if torch.use_deterministic_algorithms is on.
 
-    On a GPU attention takes the algorithm that repeats only if others are errors, not warnings.
+    On a GPU attention takes the repeatable algorithm only if others are errors, not warnings.
     """
-    wanted = torch.are_deterministic_algorithms_enabled()
+    enabled = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(wanted)
+    torch.use_deterministic_algorithms(enabled)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(wanted, warn_only=warn_only)
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)

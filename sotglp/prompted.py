@@ -1,97 +1,129 @@
-"""A frozen CLIP with prompts learned beside it: what SOT-GLP and the methods it is compared with share."""
+"""A frozen CLIP with prompts learned beside it: what SOT-GLP and the methods it is compared with share.
 
-from typing import NamedTuple
+Letters: B images, P patches, C classes, M prompts of a class, W width of the image tower, D joint dimension.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sotglp.matching import mean_similarities, similarities
+from sotglp.clip import CLIP
+from sotglp.matching import Matched, mean_similarities, similarities
+from sotglp.towers import ImageFeatures
 
 
 class Similarities(NamedTuple):
     """Cosines of a batch of images with the prompts, before CLIP's logit scale."""
 
     g: torch.Tensor  # (B, C, M) of the images
-    s: torch.Tensor | None  # (B, P, C) of their patches, where they are read, averaged over the M prompts
+    s: torch.Tensor | None  # (B, P, C) of their patches, if they are read, averaged over the M prompts
 
 
 class PromptedCLIP(nn.Module):
     """Images against text features of prompts.
 
-    clip: frozen here. learned: the module that is trained, ``learned(clip)`` giving normalised text features (C, M, D).
-    local: the stream of patch tokens that is read (``sotglp.clip.STREAMS``), or None.
-    frozen_images: whether ``features`` stay the same while ``learned`` learns, so that they can be kept.
+    A method with other text, or another comparison, overrides ``encode_text`` and ``match``.
+
+    Args:
+        clip: frozen here.
+        learned: the module that is trained; ``learned(clip)`` returns normalised text features (C, M, D).
+        local: the stream of patch tokens that is read, one of ``sotglp.towers.STREAMS``, or None.
+
+    Attributes:
+        frozen_images: whether ``features`` stay the same while ``learned`` learns, so that they can be kept.
+        transport_plan: the function of the similarities that returns the plan, if a method has one.
     """
 
     frozen_images = True
+    transport_plan: "partial[torch.Tensor] | None" = None
 
-    def __init__(self, clip, learned, local=None):
+    def __init__(self, clip: CLIP, learned: nn.Module, local: str | None = None) -> None:
         super().__init__()
         self.clip = clip.requires_grad_(False)
         self.learned = learned
         self.local = local
 
-    def forward(self, images, text=None):
-        """images (B, 3, S, S) -> ``match``. ``text`` spares encoding the prompts again while they stand still."""
+    def forward(self, images: torch.Tensor, text: Any = None) -> Matched:
+        """Match images (B, 3, S, S) with the prompts.
+
+        Args:
+            images: resized and normalised.
+            text: what ``encode_text`` returned before, to encode unchanged prompts only once.
+        """
         return self.match(self.features(images), self.encode_text() if text is None else text)
 
     @torch.no_grad()
-    def features(self, images):
-        """What the frozen image tower makes of images: class tokens (B, W) and patch tokens (B, P, W) or None."""
+    def features(self, images: torch.Tensor) -> ImageFeatures:
+        """Return the class tokens (B, W) of images (B, 3, S, S), and patch tokens (B, P, W) if ``local`` is set."""
         return self.clip.visual(images, self.local)
 
-    def encode_text(self):
-        """Normalised text features (C, M, D)."""
+    def encode_text(self) -> Any:
+        """Return normalised text features (C, M, D), or what else ``match`` takes."""
         return self.learned(self.clip)
 
-    def match(self, features, text):
-        """Similarities of ``features`` and text features."""
+    def match(self, features: ImageFeatures, text: Any) -> Matched:
+        """Compare images with the prompts.
+
+        Args:
+            features: of ``features``.
+            text: of ``encode_text``.
+        """
         class_token, tokens = features
         g = similarities(self.to_joint(class_token), text)
         return Similarities(g, None if tokens is None else mean_similarities(self.to_joint(tokens), text))
 
-    def to_joint(self, tokens, projection=None):
-        """Tokens (..., W), through a bias-free linear layer if there is one, as normalised features (..., D)."""
-        to_joint = self.clip.visual.proj
+    def to_joint(self, tokens: torch.Tensor, projection: nn.Linear | None = None) -> torch.Tensor:
+        """Return tokens (..., W), through a linear layer without bias if given, as normalised features (..., D)."""
+        to_joint: torch.Tensor = self.clip.visual.proj
         if projection is not None:
             to_joint = projection.weight.T @ to_joint  # the two matrices first: there are more tokens than rows
         return F.normalize(tokens @ to_joint, dim=-1)
 
     @property
-    def logit_scale(self):
+    def logit_scale(self) -> torch.Tensor:
+        """The factor () of the cosines, exp of CLIP's parameter."""
         return self.clip.logit_scale.exp()
 
 
 class AnchoredSimilarities(NamedTuple):
-    """Similarities of the learned prompt, and those of the one that stands still."""
+    """Cosines of the images with the learned prompt, and with the one that stands still."""
 
     g: torch.Tensor  # (B, C, 1)
-    s: torch.Tensor | None  # (B, P, C)
+    s: torch.Tensor | None  # (B, P, C) of the patches, if they are read, with the learned prompt
     anchor: torch.Tensor  # (B, C)
 
 
 class AnchoredCLIP(PromptedCLIP):
     """A prompt learned beside one that stands still: text features (C, 2, D), the learned ones first.
 
-    anchor: normalised text features (C, D).
+    Args:
+        clip: frozen here.
+        learned: as in PromptedCLIP, with one prompt of a class.
+        anchor: normalised text features (C, D) that stand still.
     """
 
-    def __init__(self, clip, learned, anchor):
+    anchor: torch.Tensor
+
+    def __init__(self, clip: CLIP, learned: nn.Module, anchor: torch.Tensor) -> None:
         super().__init__(clip, learned)
         self.register_buffer("anchor", anchor, persistent=False)
 
-    def encode_text(self):
+    def encode_text(self) -> torch.Tensor:
         return torch.stack([self.learned(self.clip)[:, 0], self.anchor], dim=1)
 
-    def match(self, features, text):
-        g, s = super().match(features, text[:, :1])
-        anchor, _ = super().match((features[0], None), text[:, 1:])
+    def match(self, features: ImageFeatures, text: torch.Tensor) -> AnchoredSimilarities:
+        class_token, tokens = features
+        image = self.to_joint(class_token)
+        g, anchor = similarities(image, text[:, :1]), similarities(image, text[:, 1:])
+        s = None if tokens is None else mean_similarities(self.to_joint(tokens), text[:, :1])
         return AnchoredSimilarities(g, s, anchor[..., 0])
 
 
-def identity_projection(clip):
-    """A W x W matrix for patch tokens, as a layer without bias; at first the identity."""
+def identity_projection(clip: CLIP) -> nn.Linear:
+    """Return a W x W matrix for patch tokens, as a layer without bias; at first the identity."""
     width = len(clip.visual.proj)
     layer = nn.Linear(width, width, bias=False)
     nn.init.eye_(layer.weight)

@@ -1,28 +1,53 @@
 """Learned contexts around class names: ``[SOT] context name [EOT]``.
 
-Letters: C classes, M prompts of a class (G global, N local ones), T context tokens, L positions, W text width, D joint.
+Letters: C classes, M prompts of a class (G global, N local ones), T context tokens, L positions, W text width, D joint
+dimension.
 """
 
 import warnings
 from collections import Counter
-from functools import partial
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
+from typing import TYPE_CHECKING
 
-import open_clip
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-_TOKENIZER = open_clip.tokenizer.SimpleTokenizer()
+from sotglp.clip import CLIP
+from sotglp.templates import DEFAULT
+
+if TYPE_CHECKING:
+    from open_clip.tokenizer import SimpleTokenizer
 
 
-def context_from_text(clip, text):
-    """Embeddings (T, W) of the words of ``text``, to start a context from."""
-    ids = torch.tensor(_TOKENIZER.encode(text), device=clip.token_embedding.weight.device)
+@cache
+def tokenizer() -> "SimpleTokenizer":
+    """Return CLIP's byte-pair encoding (BPE)."""
+    # Imported here, as open_clip imports torchvision and timm, which take seconds.
+    from open_clip.tokenizer import SimpleTokenizer
+
+    return SimpleTokenizer()
+
+
+def context_from_text(clip: CLIP, text: str) -> torch.Tensor:
+    """Return the embeddings (T, W) of the words of ``text``, to start a context from."""
+    ids = torch.tensor(tokenizer().encode(text), device=clip.token_embedding.weight.device)
     return clip.token_embedding(ids).detach().clone()
 
 
-def start_contexts(clip, n_prompts, n_ctx, words=""):
-    """Contexts (M, T, W): the embedded words, or T random tokens (normal, standard deviation 0.02) without any."""
+def start_contexts(clip: CLIP, n_prompts: int, n_ctx: int, words: str = "") -> torch.Tensor:
+    """Return contexts (M, T, W): the embedded words, or random tokens (normal, standard deviation 0.02) without any.
+
+    Args:
+        clip: whose embeddings are used.
+        n_prompts: M.
+        n_ctx: T of random contexts.
+        words: that each context starts from; ``_`` stands for a space.
+
+    Raises:
+        ValueError: there would be no prompt or no token.
+    """
     if n_prompts < 1 or (n_ctx < 1 and not words):
         raise ValueError(f"at least 1 prompt of 1 context token (N_CTX) is needed, not {n_prompts} of {n_ctx}")
     if words:
@@ -30,36 +55,45 @@ def start_contexts(clip, n_prompts, n_ctx, words=""):
     return 0.02 * torch.randn(n_prompts, n_ctx, clip.token_embedding.weight.shape[1])
 
 
-def xavier_contexts(n_classes, n_prompts, length, width):
-    """Contexts (C, N, T, W), Xavier-uniform over the whole tensor: fans N*T*W and C*T*W."""
+def xavier_contexts(n_classes: int, n_prompts: int, length: int, width: int) -> torch.Tensor:
+    """Return contexts (C, N, T, W), Xavier-uniform over the whole tensor: fans N*T*W and C*T*W."""
     return nn.init.xavier_uniform_(torch.empty(n_classes, n_prompts, length, width))
 
 
-def orthogonal_contexts(n_classes, n_prompts, length, width):
-    """Contexts (C, N, T, W): for each class and token N orthonormal rows times 0.001."""
+def orthogonal_contexts(n_classes: int, n_prompts: int, length: int, width: int) -> torch.Tensor:
+    """Return contexts (C, N, T, W): for each class and token N orthonormal rows times 0.001."""
     rows = [nn.init.orthogonal_(torch.empty(n_prompts, width), gain=1e-3) for _ in range(n_classes * length)]
     return torch.stack(rows).view(n_classes, length, n_prompts, width).transpose(1, 2).contiguous()
 
 
-def with_stops(names):
-    """Class names as CoOp and its relatives end a prompt: with a full stop."""
+def with_stops(names: Sequence[str]) -> list[str]:
+    """Return class names with a full stop, which ends a prompt of CoOp and its relatives."""
     return [f"{name}." for name in names]
 
 
-def fit_name(clip, name, template="{}", taken=0):
-    """BPE ids of a class name in a template; ``taken``: tokens of CLIP's context that something else takes.
+def fit_name(clip: CLIP, name: str, template: str = "{}", taken: int = 0) -> list[int]:
+    """Return the BPE ids of a class name in a template, without SOT and EOT.
 
-    Raises ValueError for one without room; with ``clip.long_names`` ``"truncate"`` its end is cut off, with a warning.
+    If ``clip.long_names`` is ``"truncate"``, a name that is too long is cut off at its end, with a warning.
+
+    Args:
+        clip: whose context the ids must fit in.
+        name: of the class.
+        template: with ``{}`` for the name.
+        taken: tokens of the context that something else takes.
+
+    Raises:
+        ValueError: there is no room for the name.
     """
     room = len(clip.positional_embedding) - 2 - taken
-    ids = _TOKENIZER.encode(template.format(name))
+    ids = tokenizer().encode(template.format(name))
     if len(ids) <= room:
         return ids
     if clip.long_names == "truncate":
-        pieces = _TOKENIZER.encode(name)
+        pieces = tokenizer().encode(name)
         for length in range(len(pieces) - 1, 0, -1):
-            shorter = _TOKENIZER.decode(pieces[:length]).strip()
-            if len(cut := _TOKENIZER.encode(template.format(shorter))) <= room:
+            shorter = tokenizer().decode(pieces[:length]).strip()
+            if len(cut := tokenizer().encode(template.format(shorter))) <= room:
                 warnings.warn(f"class name {name!r} is too long for CLIP and is truncated to {shorter!r}", stacklevel=2)
                 return cut
     where = "" if template == "{}" else f" in {template!r}"
@@ -69,108 +103,152 @@ def fit_name(clip, name, template="{}", taken=0):
     )
 
 
-def tokenize(clip, names, templates):
-    """BPE ids (C * templates, L) as ``CLIP.encode_text`` takes them, all templates of a name together."""
+def tokenize(clip: CLIP, names: Sequence[str], templates: Sequence[str]) -> torch.Tensor:
+    """Return BPE ids (C * templates, L) as ``CLIP.encode_text`` takes them, all templates of a name together."""
     rows = [fit_name(clip, name, template) for name in names for template in templates]
     ids = torch.zeros(len(rows), len(clip.positional_embedding), dtype=torch.long)
     for row, pieces in zip(ids, rows, strict=True):
-        row[: len(pieces) + 2] = torch.tensor([_TOKENIZER.sot_token_id, *pieces, _TOKENIZER.eot_token_id])
+        row[: len(pieces) + 2] = torch.tensor([tokenizer().sot_token_id, *pieces, tokenizer().eot_token_id])
     return ids.to(clip.token_embedding.weight.device)
 
 
-def check_names(names):
-    """Raise ValueError for an empty class name; warn of those that several classes have.
+def check_names(names: Sequence[str]) -> None:
+    """Warn of a name that several classes have.
 
-    ImageNet's published names hold such pairs and have to go on working; in a user's own data they are refused.
+    ImageNet's published names hold such pairs, so it is no error here. The reader of a user's own images refuses them.
+
+    Raises:
+        ValueError: a name is empty.
     """
     if not all(name.strip() for name in names):
         raise ValueError(f"class {[bool(name.strip()) for name in names].index(False)} has no name")
     shared = [repr(name) for name, times in Counter(names).items() if times > 1]
     if shared:
-        warnings.warn(f"several classes are called {', '.join(shared)}: no text tells them apart", stacklevel=2)
+        warnings.warn(f"several classes have the name {', '.join(shared)}, so their text is the same", stacklevel=2)
 
 
 @torch.no_grad()
-def encode_names(clip, names, templates=("a photo of a {}.",)):
-    """Text features (C, D) of class names in templates: normalised, averaged over the templates, normalised again."""
+def encode_names(clip: CLIP, names: Sequence[str], templates: Sequence[str] = (DEFAULT,)) -> torch.Tensor:
+    """Return text features (C, D) of class names in templates.
+
+    They are normalised, averaged over the templates and normalised again.
+    """
     ids = tokenize(clip, names, templates)
     features = torch.cat([F.normalize(clip.encode_text(part), dim=-1) for part in ids.split(256)])
     return F.normalize(features.unflatten(0, (len(names), len(templates))).mean(dim=1), dim=-1)
 
 
 class FixedText(nn.Module):
-    """Text features (C, D) that stand still, in the place of learned prompts."""
+    """Fixed text features (C, D) in the place of learned prompts."""
 
-    def __init__(self, text):
+    text: torch.Tensor  # (C, 1, D)
+
+    def __init__(self, text: torch.Tensor) -> None:
         super().__init__()
-        self.register_buffer("text", text.unsqueeze(1), persistent=False)  # (C, 1, D)
+        self.register_buffer("text", text.unsqueeze(1), persistent=False)
 
-    def forward(self, clip):
+    def forward(self, clip: CLIP) -> torch.Tensor:
         return self.text
 
 
 class Prompts(nn.Module):
-    """M prompts for each of C class names; only ``context`` is learned.
+    """M prompts for each of C class names. Only ``context`` is learned.
 
-    context: (M, T, W), shared by all classes, or (C, M, T, W), each class its own.
-    position: where the context stands: before the name (``"end"``: the name ends the prompt), around it
-    (``"middle"``) or after it (``"front"``), as in CoOp (arXiv 2109.01134).
-    Raises ValueError for another position, or a name too long for CLIP's context; warns of words that a CLIP with a
-    compact vocabulary has never seen.
+    Warns of words that a CLIP with a compact vocabulary has never seen.
+
+    Args:
+        clip: whose embeddings are used.
+        names: of the classes.
+        context: (M, T, W), shared by all classes, or (C, M, T, W), each class its own.
+        position: of the class name (CoOp, arXiv 2109.01134): ``"end"`` puts the context before it, ``"middle"`` around
+            it, ``"front"`` after it.
+
+    Raises:
+        ValueError: another position, or a name too long for CLIP's context.
     """
 
-    def __init__(self, clip, names, context, position="end"):
+    template: torch.Tensor  # (C, L, W) embeddings of SOT, name and EOT; what stands in the context's places is not read
+    slots: torch.Tensor  # (C, L) which token of the context stands there; -1: none
+
+    def __init__(self, clip: CLIP, names: Sequence[str], context: torch.Tensor, position: str = "end") -> None:
         super().__init__()
         length = context.shape[-2]
         placed_before = {"end": length, "middle": length // 2, "front": 0}
         if position not in placed_before:
             raise ValueError(f"the class token position is {', '.join(placed_before)}, not {position!r}")
         before = placed_before[position]
-        rows, slots = [], []
+        rows, slot_rows = [], []
         for name in names:
             pieces = fit_name(clip, name, taken=length)
             row = [*[0] * before, *pieces, *[0] * (length - before)]
-            rows.append(torch.tensor([_TOKENIZER.sot_token_id, *row, _TOKENIZER.eot_token_id]))
+            rows.append(torch.tensor([tokenizer().sot_token_id, *row, tokenizer().eot_token_id]))
             after = 1 + before + len(pieces)
             slot = torch.full_like(rows[-1], -1)
             slot[[*range(1, 1 + before), *range(after, after + length - before)]] = torch.arange(length)
-            slots.append(slot)
-        _warn_of_unseen_words(clip, names)
+            slot_rows.append(slot)
+        warn_of_unseen_words(clip, names)
         self.eot = torch.tensor([len(row) - 1 for row in rows])
         self.before = before
         ids = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(clip.token_embedding.weight.device)
         self.context = nn.Parameter(context.to(clip.token_embedding.weight).clone())
         # Rebuilt from the names, so a checkpoint holds nothing but what was learned.
         self.register_buffer("template", clip.token_embedding(ids).detach(), persistent=False)
-        slots = nn.utils.rnn.pad_sequence(slots, batch_first=True, padding_value=-1)
+        slots = nn.utils.rnn.pad_sequence(slot_rows, batch_first=True, padding_value=-1)
         self.last_slot = int((slots >= 0).nonzero()[:, 1].max()) if length else 0
         self.register_buffer("slots", slots.to(ids.device), persistent=False)
 
-    def embed(self, context, classes, places, first=0):
-        """Embeddings (M, ..., W) as ``CLIP.encode_prompts`` asks for them, of a context with any M."""
+    def embed(self, context: torch.Tensor, classes: torch.Tensor, places: torch.Tensor, first: int = 0) -> torch.Tensor:
+        """Return the embeddings (M, ..., W) that ``CLIP.encode_prompts`` asks for, of a context with any M."""
         template = self.template[classes, places]
         if first > self.last_slot:  # all places are of names
             return template.expand(context.shape[-3], *template.shape)
-        slots = self.slots[classes, places]  # which token of the context stands there, -1: none
+        slots = self.slots[classes, places]
         at = slots.clamp(min=0)
         tokens = context[:, at] if context.dim() == 3 else context[classes, :, at].movedim(-2, 0)
         return torch.where((slots >= 0)[..., None], tokens, template)
 
-    def forward(self, clip, context=None, deep=None):
-        """Normalised text features (C, M, D); ``deep`` as ``CLIP.encode_prompts`` takes it."""
+    def forward(
+        self, clip: CLIP, context: torch.Tensor | None = None, deep: Mapping[int, torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """Return normalised text features (C, M, D); arguments as in ``encode``."""
         return F.normalize(self.encode(clip, context, deep), dim=-1)
 
-    def encode(self, clip, context=None, deep=None):
-        """Text features (C, M, D) as they leave the text tower; ``context``: used instead of the learned one, any M."""
+    def encode(
+        self, clip: CLIP, context: torch.Tensor | None = None, deep: Mapping[int, torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """Return text features (C, M, D) as they leave the text tower, before normalisation.
+
+        Args:
+            clip: that encodes the prompts.
+            context: used instead of the learned one, with any M.
+            deep: as in ``CLIP.encode_prompts``.
+        """
         context = self.context if context is None else context
         shared = 1 + (self.before if context.dim() == 3 else 0)  # the SOT, and what of the context stands before names
         return clip.encode_prompts(partial(self.embed, context), self.eot, context.shape[-3], shared, deep)
 
 
-def _warn_of_unseen_words(clip, names):
+def warn_of_unseen_words(clip: CLIP, names: Sequence[str]) -> None:
+    """Warn of words in class names that a CLIP with a compact vocabulary did not see in pretraining."""
     if clip.known_tokens is None:
         return
     words = {word: None for name in names for word in name.split()}  # in order, each once
-    unseen = [word for word in words if not clip.known_tokens.issuperset(_TOKENIZER.encode(word))]
+    unseen = [word for word in words if not clip.known_tokens.issuperset(tokenizer().encode(word))]
     if unseen:
         warnings.warn(f"this CLIP never saw these words of the class names: {', '.join(unseen)}", stacklevel=1)
+
+
+def kept_prompts(n_prompts: int, p: float) -> int:
+    """Return how many of G prompts prompt dropout p leaves: max(G - int(p G), 1).
+
+    Raises:
+        ValueError: p is not from 0 to 1.
+    """
+    if not 0 <= p <= 1:
+        raise ValueError(f"the prompt dropout must be a share from 0 to 1, not {p}")
+    return max(n_prompts - int(p * n_prompts), 1)
+
+
+def draw_prompts(n_images: int, n_prompts: int, p: float, device: torch.device | str | None = None) -> torch.Tensor:
+    """Draw the prompts (B, kept) that count for each image under prompt dropout p, with replacement."""
+    return torch.randint(max(n_prompts, 1), (n_images, kept_prompts(n_prompts, p)), device=device)

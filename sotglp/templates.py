@@ -1,6 +1,6 @@
-"""Hand-written prompts that class names are put into: CLIP's (arXiv 2103.00020), as CoOp (arXiv 2109.01134) chose."""
+"""Hand-written prompt templates for class names: CLIP's (arXiv 2103.00020), as CoOp (arXiv 2109.01134) chose them."""
 
-# By the name of the data set, where it has its own.
+# By the registered name of the data set. Others take DEFAULT.
 TEMPLATES = {
     "OxfordPets": "a photo of a {}, a type of pet.",
     "OxfordFlowers": "a photo of a {}, a type of flower.",
@@ -11,7 +11,9 @@ TEMPLATES = {
     "UCF101": "a photo of a person doing {}.",
 }
 
-# CLIP's seven, found to do as well on ImageNet as the eighty.
+DEFAULT = "a photo of a {}."
+
+# CLIP's seven, whose authors found them to do as well on ImageNet as all eighty.
 ENSEMBLE = (
     "itap of a {}.",
     "a bad photo of the {}.",
@@ -23,6 +25,6 @@ ENSEMBLE = (
 )
 
 
-def template_of(dataset):
-    """The template of a data set by its registered name."""
-    return TEMPLATES.get(dataset, "a photo of a {}.")
+def template_of(dataset: str) -> str:
+    """Return the template of a data set by its registered name."""
+    return TEMPLATES.get(dataset, DEFAULT)

@@ -1,4 +1,7 @@
-"""Balanced entropic optimal transport (Cuturi, arXiv 1306.0895) between patches and prompts."""
+"""Balanced entropic optimal transport (Cuturi, arXiv 1306.0895) between patches and prompts.
+
+Letters: K patches of a support, N prompts.
+"""
 
 import math
 import warnings
@@ -7,23 +10,33 @@ import torch
 
 from sotglp import kernels
 
-# Unsolved problems are looked for this often: a look makes the host wait for a GPU.
-STEPS_BETWEEN_LOOKS = 8
+# Steps between two checks for unsolved problems: a check makes the host wait for a GPU.
+STEPS_BETWEEN_CHECKS = 8
 
 
 @torch.no_grad()
-def transport_plan(s, eps=0.1, tol=1e-6, max_iter=100_000):
-    """The plan that shares out K patches among N prompts.
+def transport_plan(s: torch.Tensor, eps: float = 0.1, tol: float = 1e-6, max_iter: int = 100_000) -> torch.Tensor:
+    """Return the plans that share out K patches among N prompts.
 
-    Minimises <plan, 1 - s> - eps * entropy(plan) with uniform marginals: rows sum to 1/K, columns to 1/N.
+    A plan minimises <plan, 1 - s> - eps * entropy(plan) with uniform marginals: rows sum to 1/K, columns to 1/N. Each
+    of the leading problems is solved on its own: its plan does not depend on the others.
 
-    s: similarities (..., K, N), any float type; each of the leading problems is solved on its own, and its plan does
-        not depend on the others. tol: the largest error of a marginal. Returns float32 plans (..., K, N), without a
-        gradient: by the envelope theorem the derivative of the optimal value needs none through the plan.
-    Sinkhorn's scalings are alternating log-softmaxes of the log plan itself. Kept so, and not as two potentials, the
-    entries that carry mass stay near 0 however small eps is, and float32 suffices.
-    Raises ValueError unless eps > 0; warns if a marginal is still off after max_iter iterations. On CUDA one kernel
-    (``sotglp.kernels``) takes all steps, and nothing tells that they were too few: the host need not wait.
+    Sinkhorn's scalings are alternating log-softmaxes of the log plan itself. Unlike two potentials, the entries that
+    carry mass stay near 0 even if eps is small, so float32 suffices. On CUDA one kernel (``sotglp.kernels``) takes all
+    steps without a warning, since the host would have to wait for it.
+
+    Args:
+        s: similarities (..., K, N), of any float type.
+        eps: entropic regularisation.
+        tol: the largest error of a marginal.
+        max_iter: the largest number of steps. Warns if a marginal is still off after them.
+
+    Returns:
+        Plans (..., K, N) in float32, without a gradient: by the envelope theorem the derivative of the optimal value
+        needs none through the plan.
+
+    Raises:
+        ValueError: eps is not positive.
     """
     if not eps > 0:
         raise ValueError(f"the entropic regularisation eps must be positive, not {eps}")
@@ -36,12 +49,12 @@ def transport_plan(s, eps=0.1, tol=1e-6, max_iter=100_000):
     return log_plan.exp().permute(2, 0, 1).reshape(s.shape)
 
 
-def solve(log_plan, tol, max_iter):
-    """Sinkhorn's steps on log plans (K, N, problems) whose rows are scaled, in place."""
+def solve(log_plan: torch.Tensor, tol: float, max_iter: int) -> None:
+    """Take Sinkhorn's steps on log plans (K, N, problems) whose rows are scaled, in place."""
     unsolved = torch.arange(log_plan.shape[-1], device=log_plan.device)
     current, uniform = log_plan, 1 / log_plan.shape[1]
-    for _ in range(0, max_iter, STEPS_BETWEEN_LOOKS):
-        for _ in range(STEPS_BETWEEN_LOOKS):
+    for _ in range(0, max_iter, STEPS_BETWEEN_CHECKS):
+        for _ in range(STEPS_BETWEEN_CHECKS):
             columns = current.logsumexp(dim=0)
             wrong = (columns.exp() - uniform).abs().amax(dim=0) > tol
             # A solved problem stands still, however long its neighbours take; so does one that is NaN.
@@ -53,22 +66,31 @@ def solve(log_plan, tol, max_iter):
     warnings.warn(f"{len(unsolved)} transport plans still miss {tol} after {max_iter} steps", stacklevel=3)
 
 
-def scale_rows(log_plan):
-    """The log plans (K, N, problems) with rows that sum to 1/K."""
+def scale_rows(log_plan: torch.Tensor) -> torch.Tensor:
+    """Return the log plans (K, N, problems) with rows that sum to 1/K."""
     return log_plan.log_softmax(dim=1) - math.log(len(log_plan))
 
 
-def uniform_plan(s, eps=None):
-    """The plan that shares out every patch evenly, whatever the similarities (..., K, N): no transport."""
+def uniform_plan(s: torch.Tensor, eps: float | None = None) -> torch.Tensor:
+    """Return the plan that shares out every patch evenly, for any similarities (..., K, N): no transport."""
     return torch.full_like(s, 1 / (s.shape[-2] * s.shape[-1]), dtype=torch.float32)
 
 
 @torch.no_grad()
-def unbalanced_plan(s, eps=0.1, relaxation=1.0, tol=1e-6, max_iter=10_000):
-    """As ``transport_plan``, with marginals that are wished for, not held (Chizat et al., arXiv 1607.05816).
+def unbalanced_plan(
+    s: torch.Tensor, eps: float = 0.1, relaxation: float = 1.0, tol: float = 1e-6, max_iter: int = 10_000
+) -> torch.Tensor:
+    """Return plans whose marginals are penalised, not exact (Chizat et al., arXiv 1607.05816).
 
     Minimises <plan, 1 - s> + eps KL(plan | a b^T) + relaxation (KL(plan 1 | a) + KL(plan^T 1 | b)), with a = 1/K and
-    b = 1/N everywhere. The plan's mass need not be 1. tol: the largest change of a log scaling.
+    b = 1/N everywhere. The plan's mass need not be 1.
+
+    Args:
+        s: similarities (..., K, N).
+        eps: entropic regularisation.
+        relaxation: weight of the penalty.
+        tol: the largest change of a log scaling in the last step.
+        max_iter: the largest number of steps.
     """
     rows, columns = s.shape[-2:]
     log_kernel = (s.float() - 1) / eps - math.log(rows * columns)
@@ -78,6 +100,6 @@ def unbalanced_plan(s, eps=0.1, relaxation=1.0, tol=1e-6, max_iter=10_000):
         last = u
         u = -damping * ((log_kernel + v).logsumexp(dim=-1, keepdim=True) + math.log(rows))
         v = -damping * ((log_kernel + u).logsumexp(dim=-2, keepdim=True) + math.log(columns))
-        if step % STEPS_BETWEEN_LOOKS == 0 and (u - last).abs().max() <= tol:
+        if step % STEPS_BETWEEN_CHECKS == 0 and (u - last).abs().max() <= tol:
             break
     return (log_kernel + u + v).exp()

@@ -3,6 +3,9 @@
 The tests, and the processes that they start, run on the CPU; those of a GPU take the fixture ``gpu``.
 """
 
+import dassl  # noqa: F401 (before torch: it sets how OpenMP's threads wait)
+
+# isort: split
 import os
 import os.path as osp
 import shutil
@@ -95,6 +98,9 @@ class Tiny(TrainerX):
         if self.batch_idx + 1 == self.num_batches:
             self.update_lr()
         return {"loss": loss.item(), "acc": compute_accuracy(output, label)[0].item()}
+
+
+pytest.register_assert_rewrite("loops", "processes", "small_runs")  # helpers of tests, which assert too
 
 
 @pytest.fixture

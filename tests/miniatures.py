@@ -10,9 +10,10 @@ from PIL import Image
 from scipy import io
 
 from dassl.config import get_cfg_default, merge_pairs
-from dassl.data.datasets import DATASET_REGISTRY, build_dataset
+from dassl.data.datasets import build_dataset
 from dassl.utils import set_random_seed
 from datasets.imagenet import VARIANTS
+from datasets.readers import DATASET_REGISTRY  # with all readers in it
 from datasets.splits import TABLE
 
 ROOT = Path(__file__).parents[1]
@@ -177,9 +178,6 @@ def content(items, folder):
 
 def splits_of(dataset):
     return dataset.train_x, dataset.val, dataset.test
-
-
-# The nine with a split file
 
 
 def write_folder(root, classes, count, split=""):

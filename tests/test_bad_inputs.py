@@ -218,7 +218,7 @@ def test_bad_folders_and_images_are_refused(refused, tmp_path):
     assert "file" in refused({"OUTPUT_DIR": tmp_path / "file"})
 
 
-def test_long_names_stop_or_are_told():
+def test_long_names_are_refused_or_reported():
     clip = sotglp.load_clip("small")
     name = "word " * 80
     with pytest.raises(ValueError, match=r"leaves room for 75.*INPUT.LONG_NAMES"):

@@ -1,20 +1,18 @@
-"""Two processes train to what one trains to (gloo, on the CPU)."""
+"""Two processes train to the same result as one (gloo, on the CPU)."""
 
 import json
 import os
 import random
 import signal
 import socket
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from processes import wait_for
-from test_resume import CONTEXT, SOTGLP, finish, outcome, run, wait_for_training
+from processes import complete, exit_code, wait_for
+from small_runs import CONTEXT, SOTGLP, outcome, run
 
 from dassl.utils import load_checkpoint
 from sotglp import parallel
@@ -75,11 +73,13 @@ def assert_close(ours, expected):
         assert difference <= 1e-5 * value.abs().max(), (key, difference, value.abs().max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_two_processes_learn_what_one_learns(start, tmp_path, trainer):
     alone, together = tmp_path / "alone", tmp_path / "together"
-    assert [finish(process) for process in start(trainer, alone, 1)] == [0], (tmp_path / "log.txt").read_text()[-2000:]
-    codes = [finish(process) for process in start(trainer, together, 2)]
+    codes = [exit_code(process) for process in start(trainer, alone, 1)]
+    assert codes == [0], (tmp_path / "log.txt").read_text()[-2000:]
+    codes = [exit_code(process) for process in start(trainer, together, 2)]
     assert codes == [0, 0], [(tmp_path / f"log{rank}.txt").read_text()[-2000:] for rank in (0, 1)]
     assert_close(learned(together), learned(alone))
     metrics = [json.loads((folder / "results.json").read_text())["metrics"] for folder in (together, alone)]
@@ -89,48 +89,56 @@ def test_two_processes_learn_what_one_learns(start, tmp_path, trainer):
     assert len(list((together / "tensorboard").iterdir())) == len(list(together.glob("log.txt*"))) == 1
 
 
+def steps_of(folder):
+    """How many steps all runs in a folder have logged."""
+    return sum(path.read_text().count("batch [") for path in folder.glob("log.txt*"))
+
+
+@pytest.mark.slow
 def test_two_killed_processes_go_on(start, tmp_path):
     draw = random.Random(0)
-    TRAINERS["often"] = [*SOTGLP, "TRAIN.CHECKPOINT_MINUTES", "1e-9"]
+    TRAINERS["often"] = [*SOTGLP, "TRAIN.CHECKPOINT_MINUTES", "1e-9", "TRAIN.PRINT_FREQ", "1", "OPTIM.MAX_EPOCH", "4"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert [finish(process) for process in start("often", whole, 2)] == [0, 0]
+    assert [exit_code(process) for process in start("often", whole, 2)] == [0, 0]
     for _ in range(2):
-        processes, files = start("often", killed, 2), len(list(killed.glob("tensorboard/*")))
-        wait_for_training(processes[0], killed, files)
-        time.sleep(draw.uniform(0, 0.3))
+        steps = steps_of(killed) + draw.randint(1, 3)  # of the 16
+        processes = start("often", killed, 2)
+        wait_for(lambda: steps_of(killed) >= steps, processes[0])  # noqa: B023 (used at once)
         for process in processes:
             process.kill()
-        assert -signal.SIGKILL in [finish(process) for process in processes]
-    assert [finish(process) for process in start("often", killed, 2)] == [0, 0]
+        assert -signal.SIGKILL in [exit_code(process) for process in processes]
+    assert [exit_code(process) for process in start("often", killed, 2)] == [0, 0]
     for ours, expected in zip(outcome(killed)[1], outcome(whole)[1], strict=True):
         for key, value in expected["state_dict"].items():
             assert torch.equal(ours["state_dict"][key], value)
     assert outcome(killed)[0] == outcome(whole)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_signal_to_one_of_two_stops_both_after_the_same_step(start, tmp_path, rank):
     TRAINERS["seldom"] = [*SOTGLP, "TRAIN.CHECKPOINT_MINUTES", "0", "OPTIM.MAX_EPOCH", "10", "TEST.NO_TEST", "True"]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    assert [finish(process) for process in start("seldom", whole, 2)] == [0, 0]
+    assert [exit_code(process) for process in start("seldom", whole, 2)] == [0, 0]
     processes = start("seldom", stopped, 2)
     log = stopped / "log.txt"
-    wait_for(lambda: (log.exists() and "epoch [1/10]" in log.read_text()) or not processes[0].is_alive())
+    wait_for(lambda: log.exists() and "epoch [1/10]" in log.read_text(), processes[0])
     os.kill(processes[rank].pid, signal.SIGTERM)
-    assert [finish(process) for process in processes] == [128 + signal.SIGTERM] * 2
+    assert [exit_code(process) for process in processes] == [128 + signal.SIGTERM] * 2
     assert list(stopped.glob("*/model.pth.tar*")) and not (stopped / "results.json").exists()
-    assert [finish(process) for process in start("seldom", stopped, 2)] == [0, 0]
+    assert [exit_code(process) for process in start("seldom", stopped, 2)] == [0, 0]
     assert "Resumed from" in (tmp_path / "log0.txt").read_text()
     for ours, expected in zip(outcome(stopped)[1], outcome(whole)[1], strict=True):
         for key, value in expected["state_dict"].items():
             assert torch.equal(ours["state_dict"][key], value)
 
 
+@pytest.mark.slow
 def test_two_processes_keep_the_features_that_one_keeps(start, tmp_path):
     files = []
     for n_processes in (1, 2):
         TRAINERS["kept"] = [*SOTGLP, "INPUT.FEATURE_CACHE", str(tmp_path / f"features{n_processes}")]
-        codes = [finish(process) for process in start("kept", tmp_path / f"run{n_processes}", n_processes)]
+        codes = [exit_code(process) for process in start("kept", tmp_path / f"run{n_processes}", n_processes)]
         assert codes == [0] * n_processes, (tmp_path / "log0.txt").read_text()[-2000:]
         folder = tmp_path / f"features{n_processes}"
         files.append({path.relative_to(folder): np.load(path) for path in sorted(folder.rglob("*.npy"))})
@@ -141,13 +149,15 @@ def test_two_processes_keep_the_features_that_one_keeps(start, tmp_path):
         np.testing.assert_allclose(together[name], features, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_together_where_features_cannot_be_kept(start, tmp_path):
     (tmp_path / "file").write_text("")
     TRAINERS["not kept"] = [*SOTGLP, "INPUT.FEATURE_CACHE", str(tmp_path / "file" / "features")]
-    assert [finish(process) for process in start("not kept", tmp_path / "run", 2)] == [0, 0]
+    assert [exit_code(process) for process in start("not kept", tmp_path / "run", 2)] == [0, 0]
     assert "features are not kept in" in (tmp_path / "log0.txt").read_text()
 
 
+@pytest.mark.slow
 def test_torchrun_starts_it_and_refuses_what_trains_alone(squares_root, tmp_path):
     arguments = [*TRAINERS["SOTGLP"], *COMMON, "DATASET.ROOT", str(squares_root), "OPTIM.MAX_EPOCH", "1"]
     settings = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -155,15 +165,15 @@ def test_torchrun_starts_it_and_refuses_what_trains_alone(squares_root, tmp_path
     (tmp_path / "with_squares.py").write_text(program)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*torchrun, str(tmp_path / "with_squares.py"), *arguments, "OUTPUT_DIR", str(tmp_path / "run")]
-    ended = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=120)
+    ended = complete(command, env=settings)
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert (tmp_path / "run" / "results.json").is_file()
     command[command.index("SOTGLP")], command[-1] = "Tiny", str(tmp_path / "other")
-    ended = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=120)
+    ended = complete(command, env=settings)
     assert ended.returncode and "error: Tiny trains in one process, not in 2" in ended.stderr
 
 
-def test_shares_are_all_of_it(monkeypatch):
+def test_shares_cover_everything_once(monkeypatch):
     for n in range(12):
         for size in range(1, 6):
             monkeypatch.setattr(parallel, "size", lambda size=size: size)

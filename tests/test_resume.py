@@ -1,40 +1,25 @@
-"""Runs that are killed, or cannot write, end as if nothing had happened once they are started again."""
+"""Runs that are killed or cannot write. Started again, they end like runs that were never stopped."""
 
 import contextlib
 import errno
-import json
 import multiprocessing
 import os
 import random
 import re
 import shutil
 import signal
-import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
-import conftest  # noqa: F401 (registers the data set and the trainer, in the children too)
 import pytest
-import torch
-from processes import wait_for
+from processes import exit_code
+from small_runs import CONTEXT, SOTGLP, TINY, assert_same, outcome, run, wait_for_training
 
 from dassl.engine import TrainerX
-from dassl.utils import Interrupted, UserError, files, load_checkpoint, saved_names, signals_interrupt, uninterrupted
+from dassl.utils import Interrupted, UserError, files, interrupt, load_checkpoint, signals_interrupt, uninterrupted
 from train import main
 
-# Children are forked from a process that has imported everything, and has never run a thread.
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["conftest", "train"])
-TINY = [
-    *("--trainer", "Tiny", "--seed", "1", "DATASET.NAME", "Squares", "INPUT.SIZE", "(8, 8)", "OPTIM.MAX_EPOCH", "3"),
-    *("INPUT.TRANSFORMS", "['random_resized_crop', 'random_flip', 'cutout', 'normalize']", "INPUT.CUTOUT_LEN", "3"),
-    *("DATALOADER.TRAIN_X.BATCH_SIZE", "5", "OPTIM.NAME", "sgd", "OPTIM.LR", "0.02", "OPTIM.LR_SCHEDULER", "cosine"),
-]
-SOTGLP = [
-    *("--config-file", "configs/backbones/small.yaml", "--config-file", "configs/trainers/SOTGLP/default.yaml"),
-    *("--trainer", "SOTGLP", "--seed", "1", "DATASET.NAME", "Squares", "DATALOADER.TRAIN_X.BATCH_SIZE", "9"),
-    *("OPTIM.MAX_EPOCH", "2", "TRAINER.SOTGLP.N_LOCAL", "2"),
-]
 # Saved at each step, so that many kills meet a save; validated after each epoch.
 OFTEN = ["TRAIN.CHECKPOINT_MINUTES", "1e-9", "TEST.FINAL_MODEL", "best_val"]
 RUNS = {
@@ -43,15 +28,6 @@ RUNS = {
     "on signals only": [*TINY, "DATALOADER.NUM_WORKERS", "0"],
     "SOT-GLP": [*SOTGLP, *OFTEN, "DATALOADER.NUM_WORKERS", "0"],
 }
-
-
-def run(arguments, log):
-    """What the program does, in a process whose output goes to a file."""
-    torch.set_num_threads(1)
-    multiprocessing.set_start_method("fork", force=True)  # of workers, as in a program; inherited is "forkserver"
-    with open(log, "a", buffering=1) as sys.stdout:
-        sys.stderr = sys.stdout
-        os._exit(main(arguments))
 
 
 @pytest.fixture
@@ -70,52 +46,15 @@ def start(squares_root, tmp_path, monkeypatch):
         process.kill()
 
 
-def finish(process):
-    process.join(120)
-    return process.exitcode
-
-
-def outcome(folder):
-    """All that a run has learned and measured, and where its random generators stand."""
-    metrics = json.loads((folder / "results.json").read_text())["metrics"]
-    checkpoints = [load_checkpoint(str(folder / path / saved_names(folder / path)[0])) for path in models(folder)]
-    return metrics, checkpoints
-
-
-def models(folder):
-    return sorted(path.parent.name for path in folder.glob("*/checkpoint"))
-
-
-def assert_same(a, b):
-    """Bit by bit, whatever the containers."""
-    assert type(a) is type(b)
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_same(a[key], b[key])
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b)
-        for x, y in zip(a, b, strict=True):
-            assert_same(x, y)
-    else:
-        assert a == b
-
-
-def wait_for_training(process, folder, files):
-    """Until a process has opened its event file, or ended; `files` are those of runs before."""
-    wait_for(lambda: len(list(folder.glob("tensorboard/*"))) > files or not process.is_alive())
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("kind, kills", [("no workers", 10), ("workers", 5), ("on signals only", 10), ("SOT-GLP", 5)])
-def test_killed_runs_end_as_unbroken_ones(kind, kills, start, tmp_path):
-    """30 kills in all, up to three of a run before it may finish: while it steps, saves, loads and evaluates."""
+def test_killed_runs_end_like_unbroken_ones(kind, kills, start, tmp_path):
+    """30 random kills in all, at most three in a row, while runs step, save, load and evaluate."""
     draw, log = random.Random(kind), tmp_path / "log.txt"
     process = start(kind, tmp_path / "whole")
     wait_for_training(process, tmp_path / "whole", 0)
     begun = time.monotonic()
-    assert finish(process) == 0, log.read_text()[-3000:]
+    assert exit_code(process) == 0, log.read_text()[-3000:]
     seconds, whole = time.monotonic() - begun, outcome(tmp_path / "whole")
     done = 0
     while done < kills:
@@ -124,11 +63,12 @@ def test_killed_runs_end_as_unbroken_ones(kind, kills, start, tmp_path):
             process = start(kind, folder)
             if number < 3 and done < kills:
                 wait_for_training(process, folder, len(list(folder.glob("tensorboard/*"))))
+                # Any moment of a run as fast as the first one; a kill after its end does not count.
                 time.sleep(draw.uniform(0, seconds / (1.5 + number)))
                 what = draw.choice((signal.SIGKILL, signal.SIGTERM, signal.SIGINT))
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process.pid, what)
-            code = finish(process)
+            code = exit_code(process)
             if code == 0:
                 break
             assert code in (-signal.SIGKILL, 128 + what), log.read_text()[-3000:]
@@ -138,7 +78,7 @@ def test_killed_runs_end_as_unbroken_ones(kind, kills, start, tmp_path):
 
 
 def break_write(monkeypatch, number, how):
-    """Let the writing of the file with that number fail, once; return the list of all that are written."""
+    """Let the write with this number fail once; return the list of all writes."""
     written = []
 
     def failing(function, code):
@@ -160,9 +100,10 @@ def break_write(monkeypatch, number, how):
 WRITING = [*TINY, "DATALOADER.NUM_WORKERS", "0", "TEST.COMPUTE_CMAT", "True", "TEST.FINAL_MODEL", "best_val"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["full", "forbidden"])
 def test_a_write_that_fails_costs_nothing(squares_root, tmp_path, monkeypatch, capsys, how):
-    """Each write of a run in turn: one line, no torn file, and the same command ends as if nothing had been."""
+    """Each write of a run fails in turn: one line of error, no torn file, and the same command finishes the run."""
     arguments = [*WRITING, "DATASET.ROOT", str(squares_root), "TRAIN.CHECKPOINT_FREQ", "1", "OUTPUT_DIR"]
     with monkeypatch.context() as patch:
         written = break_write(patch, None, how)
@@ -186,7 +127,7 @@ def test_a_write_that_fails_costs_nothing(squares_root, tmp_path, monkeypatch, c
 
 
 def test_stopped_between_the_best_model_and_the_last(squares_root, tmp_path, monkeypatch):
-    """The best model is one to go on from, but does not stand for the last one."""
+    """A run goes on from its best model, which does not replace the last one."""
     arguments = [*WRITING, "DATASET.ROOT", str(squares_root), "OUTPUT_DIR"]
     test, save = TrainerX.test, TrainerX.save_model
     monkeypatch.setattr(TrainerX, "test", lambda self, split=None: test(self, split) + 1000 * self.epoch)
@@ -205,7 +146,8 @@ def test_stopped_between_the_best_model_and_the_last(squares_root, tmp_path, mon
     assert_same(outcome(tmp_path / "run"), outcome(tmp_path / "whole"))
 
 
-def test_a_file_that_was_cut_is_written_again_or_told(squares_root, tmp_path, capsys):
+@pytest.mark.slow
+def test_a_cut_file_is_written_again_or_reported(squares_root, tmp_path, capsys):
     arguments = [*WRITING, "DATASET.ROOT", str(squares_root), "TRAIN.CHECKPOINT_FREQ", "1", "OUTPUT_DIR"]
     whole = tmp_path / "whole"
     assert main([*arguments, str(whole)]) == 0
@@ -246,14 +188,14 @@ def test_a_damaged_checkpoint_is_found_and_the_one_before_is_used(squares_root, 
             checkpoint = load_checkpoint(str(path))
         except UserError:
             found += 1
-        else:  # the bit is of no part of it: of padding, or of what zip files tell twice
+        else:  # the bit is padding, or a field that zip files hold twice
             assert_same(checkpoint, whole[1][0])
     assert found > 100
     path.write_bytes(content[:-1])
     capsys.readouterr()
     assert main(arguments) == 0
     out = capsys.readouterr().out
-    assert f"cannot read checkpoint {path}" in out and "looking for the one saved before" in out
+    assert f"cannot read checkpoint {path}" in out and "trying the one before it" in out
     assert "2 epochs finished" in out
     assert_same(outcome(tmp_path / "run"), whole)
     for name in ("model.pth.tar-3", "model.pth.tar-2"):
@@ -263,40 +205,41 @@ def test_a_damaged_checkpoint_is_found_and_the_one_before_is_used(squares_root, 
     assert err.count("\n") == 1 and "model.pth.tar-3" in err and "to start anew" in err
 
 
+@pytest.mark.slow
 def test_a_second_run_is_kept_out_of_the_folder(start, tmp_path):
-    """While the first one lives; then it goes on, whether the first one ended or died."""
+    """It is refused while the first one lives, and goes on when the first one is dead."""
     folder, log = tmp_path / "run", tmp_path / "log.txt"
     first = start("workers", folder)
     wait_for_training(first, folder, 0)
-    assert finish(start("workers", folder)) == 2
+    os.kill(first.pid, signal.SIGSTOP)  # so that it lives until it is killed, however slow the second one starts
+    assert exit_code(start("workers", folder)) == 2
     assert f"{folder} belongs to a run that is still going (process {first.pid} on " in log.read_text()
     first.kill()
-    finish(first)
-    assert finish(start("workers", folder)) == 0
+    exit_code(first)
+    assert exit_code(start("workers", folder)) == 0
     assert not (folder / "lock").exists()
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_at_once(start, tmp_path):
-    """Within half a second it is the first one, which a terminal sends and a script passes on."""
-    process = CONTEXT.Process(target=wait_in_a_block, args=(tmp_path / "begun",))
+    """Within half a second it counts as the first one: a terminal sends it, and a script passes it on."""
+    process = CONTEXT.Process(target=signal_three_times, args=(tmp_path / "signals",))
     process.start()
-    wait_for((tmp_path / "begun").exists)
-    for pause in (0.1, 1, 0):
-        assert process.is_alive()
-        os.kill(process.pid, signal.SIGTERM)
-        time.sleep(pause)
-    assert finish(process) == 143
+    assert exit_code(process) == 143
+    assert (tmp_path / "signals").read_text() == "0.0 0.1 1.1 "
 
 
-def wait_in_a_block(mark):
-    with signals_interrupt(), uninterrupted():
-        mark.touch()
-        while True:
-            time.sleep(0.05)
+def signal_three_times(log):
+    """Signals to this process at three times of a clock that stands still between them."""
+    with log.open("w", buffering=1) as file, signals_interrupt(), uninterrupted():
+        for now in (0.0, 0.1, 1.1):
+            interrupt.time = SimpleNamespace(monotonic=lambda now=now: now)
+            print(now, end=" ", file=file, flush=True)
+            signal.raise_signal(signal.SIGTERM)
 
 
-def test_every_write_goes_through_what_replaces_files_whole():
-    """Of files that are read again; what else opens a file to write is listed, with the reason."""
+def test_every_write_replaces_the_whole_file():
+    """All files that are read again; other code that opens a file to write is listed, with the reason."""
     allowed = {
         "dassl/utils/files.py": "it is what replaces files",
         "dassl/utils/logger.py": "a log grows line by line",

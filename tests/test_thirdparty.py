@@ -1,17 +1,17 @@
-"""Trainers of other repositories run here from their unmodified file, and ours run where only the toolbox is."""
+"""Trainers of other repositories run here from their unmodified files, and ours run where only the toolbox is."""
 
 import importlib.util
 import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from processes import complete
 
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import load_checkpoint
@@ -122,6 +122,7 @@ def link(folder, *names):
         (folder / name).symlink_to(ROOT / name)
 
 
+@pytest.mark.slow
 def test_a_file_dropped_into_trainers_is_found_and_a_broken_one_left_out(arguments, tmp_path):
     checkout = tmp_path / "checkout"
     shutil.copytree(ROOT / "trainers", checkout / "trainers", ignore=shutil.ignore_patterns("__pycache__"))
@@ -144,18 +145,19 @@ def test_a_file_dropped_into_trainers_is_found_and_a_broken_one_left_out(argumen
 def run_program(arguments, folder, **environment):
     command = [sys.executable, *arguments]
     environment = {**os.environ, **environment}
-    ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    ran = complete(command, cwd=folder, env=environment)
     assert ran.returncode == 0, ran.stderr
     return ran
 
 
 def parsed_accuracy(log, end_signal):
-    """What the family's parse_test_res.py reads: the last match after the line that is the end signal."""
+    """The accuracy that the family's parse_test_res.py reads: the last one after the line of the end signal."""
     lines = log.splitlines()
     after = lines[lines.index(end_signal) :]
     return [float(match[1]) for line in after if (match := re.search(r"\* accuracy: ([\.\deE+-]+)%", line))][-1]
 
 
+@pytest.mark.slow
 def test_a_whole_repository_runs_on_the_toolbox(squares_root, tmp_path):
     """Its own train.py, trainers, readers and clip; of this checkout only dassl, found first."""
     repository, packages = tmp_path / "repository", tmp_path / "packages"
@@ -230,6 +232,7 @@ class FashionMNIST(DatasetBase):  # the name of one of ours
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "name", "node"), [("sotglp", "SOTGLP", {}), ("coop", "CoOp", {"COOP": {"PREC": "fp32"}})]
 )

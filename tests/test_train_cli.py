@@ -1,4 +1,4 @@
-"""train.py as its user meets it. Most runs call main() here; a few start the program."""
+"""train.py from the command line. Most runs call main() here; a few start the program."""
 
 import json
 import os
@@ -7,13 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from conftest import COLOURS, Tiny, draw_squares
+from processes import finish, wait_for
 
 from dassl.utils import load_checkpoint
 from train import main
@@ -117,7 +117,7 @@ def test_eval_only_gives_the_result_of_training(arguments, tmp_path, capsys):
     assert "no checkpoint at" in capsys.readouterr().err
 
 
-def test_reproducing_a_run_tells_whether_it_gave_the_same(arguments, tmp_path, capsys):
+def test_reproducing_a_run_reports_whether_its_results_are_the_same(arguments, tmp_path, capsys):
     assert main(arguments) == 0
     path = tmp_path / "run" / "results.json"
     threads = torch.get_num_threads()
@@ -177,7 +177,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_are_told_in_one_line(arguments, mistake, capsys):
+def test_mistakes_are_one_line(arguments, mistake, capsys):
     extra, message = MISTAKES[mistake]
     assert main([*arguments, *extra]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -249,28 +249,28 @@ def start(sandbox, arguments):
     return subprocess.Popen(command, cwd=sandbox, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
+@pytest.mark.slow
 def test_program_finds_what_was_dropped_in(sandbox, arguments):
     fine = start(sandbox, arguments)
     bad = start(sandbox, [*arguments, "--trainer", "Tin", "--output-dir", "bad"])
-    out, err = fine.communicate(timeout=120)
+    out, err = finish(fine)
     assert (fine.returncode, err) == (0, "")
     assert "=> result" in out
     assert main(replaced(arguments, "--output-dir", sandbox / "here")) == 0
     assert read_results(sandbox / "here")["metrics"] == read_results(sandbox / "run")["metrics"]
-    out, err = bad.communicate(timeout=120)
+    out, err = finish(bad)
     assert bad.returncode == 2
     assert err == 'error: unknown trainer (TRAINER.NAME) "Tin" (do you mean Tiny?); available: Tiny\n'
 
 
+@pytest.mark.slow
 def test_program_can_be_interrupted(sandbox, arguments):
     endless = ["OPTIM.MAX_EPOCH", "100000", "TRAIN.CHECKPOINT_FREQ", "1"]
     signal.signal(signal.SIGINT, signal.default_int_handler)  # if ignored, as in a script's background, it stays so
     process = start(sandbox, [*arguments, *endless])
     saved = sandbox / "run" / "linear" / "checkpoint"
-    deadline = time.time() + 120
-    while not saved.exists() and time.time() < deadline:
-        time.sleep(0.05)
+    wait_for(saved.exists, process)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = finish(process)
     assert process.returncode == 130
     assert err == "interrupted: the same command continues from the last checkpoint\n"

@@ -1,20 +1,24 @@
-"""CLIP-LoRA: low-rank matrices beside the attention of both towers."""
+"""CLIP-LoRA (arXiv 2405.18541): low-rank matrices beside the attention of both towers.
+
+In each block the queries, keys and values of x gain (alpha / r) B A x. A (r x W) and B (W x r) are learned, and B is 0
+at first, as in LoRA (arXiv 2106.09685). The text is "a photo of a {}." on every data set, as the paper's authors do.
+"""
 
 import math
 
 import torch.nn.functional as F
 from torch import nn
 from torch.nn import init
-from yacs.config import CfgNode as CN
 
 from dassl.engine import TRAINER_REGISTRY
 from sotglp import PromptedCLIP
 from sotglp.prompts import tokenize
-from sotglp.trainer import CLIPTrainer
+from sotglp.templates import DEFAULT
+from sotglp.toolbox.trainer import CLIPTrainer
 
 
 class LowRank(nn.Sequential):
-    """(alpha / r) B A dropout(x), to be added to a frozen map of W channels to W; at first 0."""
+    """The gain (alpha / r) B A dropout(x) of a frozen map of W channels to W; 0 at first."""
 
     def __init__(self, width, rank, alpha, dropout):
         super().__init__(nn.Dropout(dropout), nn.Linear(width, rank, bias=False), nn.Linear(rank, width, bias=False))
@@ -27,7 +31,7 @@ class LowRank(nn.Sequential):
 
 
 class AdaptedAttention(nn.Module):
-    """A frozen sotglp.clip.Attention whose queries, keys and values (q, k, v) gain what low-rank maps add."""
+    """A frozen sotglp.towers.Attention with low-rank maps added to its queries, keys and values (q, k, v)."""
 
     def __init__(self, attention, maps):
         super().__init__()
@@ -35,6 +39,7 @@ class AdaptedAttention(nn.Module):
         self.attend, self.merge = attention.attend, attention.merge
 
     def project(self, x, queries):
+        """Return queries, keys and values as ``Attention.project`` does."""
         gains = self.maps["q"](queries), self.maps["k"](x), self.maps["v"](x)
         heads = self.attention.heads
         split = [gain.unflatten(-1, (heads, -1)).transpose(1, 2) for gain in gains]
@@ -42,7 +47,13 @@ class AdaptedAttention(nn.Module):
 
 
 class AdaptedCLIP(PromptedCLIP):
-    """Both towers with low-rank maps in each block, and the texts of BPE ids (C, L)."""
+    """Both towers with low-rank maps in each block.
+
+    Args:
+        clip: frozen here, but for the maps.
+        ids: BPE ids (C, L) of the texts.
+        rank, alpha, dropout: of the maps.
+    """
 
     frozen_images = False
 
@@ -50,12 +61,13 @@ class AdaptedCLIP(PromptedCLIP):
         blocks = [*clip.visual.transformer.resblocks, *clip.transformer.resblocks]
         widths = [len(block.ln_1.weight) for block in blocks]
         maps = [nn.ModuleDict({name: LowRank(w, rank, alpha, dropout) for name in "qkv"}) for w in widths]
-        super().__init__(clip, nn.ModuleList(maps))  # which freezes what is in CLIP by now
+        super().__init__(clip, nn.ModuleList(maps))  # freezes CLIP, before the maps join it
         for block, of_block in zip(blocks, maps, strict=True):
             block.attn = AdaptedAttention(block.attn, of_block)
         self.register_buffer("ids", ids, persistent=False)
 
     def features(self, images):
+        """Return the class tokens (B, W), and None; unlike in the base class with gradients."""
         return self.clip.visual(images, self.local)
 
     def encode_text(self):
@@ -64,29 +76,19 @@ class AdaptedCLIP(PromptedCLIP):
 
 @TRAINER_REGISTRY.register()
 class CLIPLoRA(CLIPTrainer):
-    """Low-Rank Few-Shot Adaptation of Vision-Language Models, https://arxiv.org/abs/2405.18541
-
-    The low-rank product is scaled by alpha / r, as in LoRA (https://arxiv.org/abs/2106.09685).
-    """
+    """Low-Rank Few-Shot Adaptation of Vision-Language Models, https://arxiv.org/abs/2405.18541"""
 
     NODE = "CLIPLORA"
-    splits = False  # its dropout draws inside the towers
-
-    @staticmethod
-    def extend_cfg(cfg):
-        cfg.TRAINER.CLIPLORA = node = CN()
-        node.RANK = 2  # r
-        node.ALPHA = 1.0  # scale of the product, times r
-        node.DROPOUT = 0.25  # share of the channels left out before the product, in training
-        node.PREC = "amp"  # fp32, amp or fp16
-
-    def check_cfg(self, cfg):
-        node = cfg.TRAINER.CLIPLORA
-        if node.RANK < 1 or not 0 <= node.DROPOUT < 1:
-            given = f"{node.RANK} and {node.DROPOUT}"
-            raise ValueError(f"TRAINER.CLIPLORA.RANK must be 1 or more and DROPOUT 0 to below 1, got {given}")
+    splits = False  # dropout draws random numbers inside the towers
+    DEFAULTS = dict(
+        RANK=2,  # r
+        ALPHA=1.0,  # scale of the product, times r
+        DROPOUT=0.25,  # share of the channels left out before the product, in training
+        PREC="amp",  # fp32, amp or fp16
+    )
+    RANGES = {"RANK": "[1, inf)", "ALPHA": "[0, inf)", "DROPOUT": "[0, 1)"}
 
     def make_model(self, clip, names):
         node = self.node
-        ids = tokenize(clip, names, ["a photo of a {}."])  # on every data set, as the paper's authors have it
+        ids = tokenize(clip, names, [DEFAULT])
         return AdaptedCLIP(clip, ids, node.RANK, node.ALPHA, node.DROPOUT)

@@ -1,19 +1,22 @@
-"""CoCoOp: a context that depends on the image."""
+"""CoCoOp (arXiv 2203.05557): a learned context that depends on the image.
+
+A two-layer network h (the meta-net) maps the feature x of an image to a shift of all context tokens:
+v_t(x) = v_t + h(x). Each image has its own prompts, which costs one text encoding for each image and class.
+"""
 
 import torch
 from torch import nn
-from yacs.config import CfgNode as CN
 
 from dassl.engine import TRAINER_REGISTRY
 from sotglp import PromptedCLIP
 from sotglp.prompted import Similarities
-from sotglp.trainer import CLIPTrainer
+from sotglp.toolbox.trainer import CLIPTrainer
 
-PROMPTS_AT_A_TIME = 1000  # of all images and classes; bounds the memory
+PROMPTS_AT_A_TIME = 1000  # of images times classes; bounds the memory
 
 
 class ConditionalCLIP(PromptedCLIP):
-    """Prompts whose context tokens are all moved by what a two-layer network makes of the image feature."""
+    """Shared prompts whose context tokens are all shifted by the meta-net's output for an image."""
 
     def __init__(self, clip, prompts):
         joint, width = clip.text_projection.shape[1], clip.token_embedding.weight.shape[1]
@@ -21,9 +24,10 @@ class ConditionalCLIP(PromptedCLIP):
         super().__init__(clip, nn.ModuleDict({"prompts": prompts, "meta_net": nn.Sequential(*layers)}))
 
     def encode_text(self):
-        """None: there is no text without an image."""
+        """Return None: there is no text without an image."""
 
     def match(self, features, text=None):
+        """Return the Similarities of images with their own prompts, g (B, C, 1)."""
         image = self.to_joint(features[0])  # (B, D)
         contexts = self.learned["prompts"].context + self.learned["meta_net"](image)[:, None]  # (B, T, W)
         size = max(PROMPTS_AT_A_TIME // len(self.learned["prompts"].eot), 1)
@@ -39,13 +43,12 @@ class CoCoOp(CLIPTrainer):
     """Conditional Prompt Learning for Vision-Language Models, https://arxiv.org/abs/2203.05557"""
 
     NODE = "COCOOP"
-
-    @staticmethod
-    def extend_cfg(cfg):
-        cfg.TRAINER.COCOOP = node = CN()
-        node.N_CTX = 4  # context tokens, unless CTX_INIT gives the words
-        node.CTX_INIT = "a photo of a"  # words that the context starts from; random if empty
-        node.PREC = "fp16"  # fp32, amp or fp16
+    DEFAULTS = dict(
+        N_CTX=4,  # context tokens, unless CTX_INIT gives the words
+        CTX_INIT="a photo of a",  # words that the context starts from; random if empty
+        PREC="fp16",  # fp32, amp or fp16
+    )
+    RANGES = {"N_CTX": "[1, inf)"}
 
     def make_model(self, clip, names):
         return ConditionalCLIP(clip, self.shared_prompts(clip, names))

@@ -1,30 +1,28 @@
-"""CoOp: a learned context in front of the class names."""
+"""CoOp (arXiv 2109.01134): learned context tokens beside the class names.
 
-from yacs.config import CfgNode as CN
+T learned vectors replace the words of a hand-written prompt such as "a photo of a". All classes share them, or each
+class has its own (CSC). They learn by the cross-entropy of softmax(scale * cosine of image and prompt).
+"""
 
 from dassl.engine import TRAINER_REGISTRY
 from sotglp import PromptedCLIP, Prompts
 from sotglp.prompts import start_contexts, with_stops
-from sotglp.trainer import CLIPTrainer
+from sotglp.toolbox.trainer import CLIPTrainer
 
 
 @TRAINER_REGISTRY.register()
 class CoOp(CLIPTrainer):
-    """Context Optimization.
-
-    Learning to Prompt for Vision-Language Models, https://arxiv.org/abs/2109.01134
-    """
+    """Learning to Prompt for Vision-Language Models, https://arxiv.org/abs/2109.01134"""
 
     NODE = "COOP"
-
-    @staticmethod
-    def extend_cfg(cfg):
-        cfg.TRAINER.COOP = node = CN()
-        node.N_CTX = 16  # context tokens, unless CTX_INIT gives the words
-        node.CSC = False  # a context of each class's own
-        node.CTX_INIT = ""  # words that the context starts from; random if empty
-        node.CLASS_TOKEN_POSITION = "end"  # end, middle or front
-        node.PREC = "fp16"  # fp32, amp or fp16
+    DEFAULTS = dict(
+        N_CTX=16,  # context tokens, unless CTX_INIT gives the words
+        CSC=False,  # class-specific: each class has its own context
+        CTX_INIT="",  # words that the context starts from; random if empty
+        CLASS_TOKEN_POSITION="end",  # where the class name stands: end, middle or front
+        PREC="fp16",  # fp32, amp or fp16
+    )
+    RANGES = {"N_CTX": "[1, inf)"}
 
     def make_model(self, clip, names):
         node = self.node

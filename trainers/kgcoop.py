@@ -1,12 +1,12 @@
-"""KgCoOp: a learned context held near the hand-written one."""
+"""KgCoOp (arXiv 2303.13283): a learned context held near a hand-written one.
 
-from yacs.config import CfgNode as CN
+loss = CE + W * mean over classes of |t_c - a_c|^2, with the normalised text features t_c of the learned prompts and a_c
+of the data set's hand-written prompts.
+"""
 
 from dassl.engine import TRAINER_REGISTRY
 from sotglp.prompted import AnchoredCLIP
-from sotglp.prompts import encode_names
-from sotglp.templates import template_of
-from sotglp.trainer import CLIPTrainer
+from sotglp.toolbox.trainer import CLIPTrainer
 
 
 @TRAINER_REGISTRY.register()
@@ -14,18 +14,16 @@ class KgCoOp(CLIPTrainer):
     """Visual-Language Prompt Tuning with Knowledge-guided Context Optimization, https://arxiv.org/abs/2303.13283"""
 
     NODE = "KGCOOP"
-
-    @staticmethod
-    def extend_cfg(cfg):
-        cfg.TRAINER.KGCOOP = node = CN()
-        node.N_CTX = 4  # context tokens, unless CTX_INIT gives the words
-        node.CTX_INIT = "a photo of a"  # words that the context starts from; random if empty
-        node.W = 8.0  # weight of the squared distance to the text features of the hand-written prompts
-        node.PREC = "fp16"  # fp32, amp or fp16
+    DEFAULTS = dict(
+        N_CTX=4,  # context tokens, unless CTX_INIT gives the words
+        CTX_INIT="a photo of a",  # words that the context starts from; random if empty
+        W=8.0,  # weight of the squared distance to the text features of the hand-written prompts
+        PREC="fp16",  # fp32, amp or fp16
+    )
+    RANGES = {"N_CTX": "[1, inf)", "W": "[0, inf)"}
 
     def make_model(self, clip, names):
-        anchor = encode_names(clip, names, [template_of(self.cfg.DATASET.NAME)])
-        return AnchoredCLIP(clip, self.shared_prompts(clip, names), anchor)
+        return AnchoredCLIP(clip, self.shared_prompts(clip, names), self.zero_shot_text(clip, names))
 
     def losses(self, match, targets, text):
         learned, anchor = text.float().unbind(dim=1)

@@ -1,58 +1,58 @@
-"""Linear probe: logistic regression on image features."""
+"""Linear probe (arXiv 2103.00020, section A.3): logistic regression on the frozen image features.
+
+scikit-learn minimises the sum of the images' cross-entropies + DECAY / 2 * |weights|^2. The decay is searched for on
+the validation images: from 1e-6 to 1e6, then around the best in steps down to an eighth of a decade. Images are not
+augmented, so one epoch is enough.
+"""
 
 import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
-from yacs.config import CfgNode as CN
 
 from dassl.engine import TRAINER_REGISTRY
 from sotglp import PromptedCLIP
 from sotglp.prompted import Similarities
-from sotglp.trainer import CLIPTrainer
+from sotglp.toolbox.trainer import CLIPTrainer
 
 
 class ProbedCLIP(PromptedCLIP):
     """Image features, not normalised, and a linear layer in the place of text."""
 
     def encode_text(self):
-        """None: there is no text."""
+        """Return None: there is no text."""
 
     def match(self, features, text=None):
-        """Similarities with g (B, C, 1): the layer's logits over the logit scale, which are no cosines."""
+        """Return Similarities with g (B, C, 1): no cosines, but the layer's logits over the logit scale."""
         logits = self.learned(features[0] @ self.clip.visual.proj)
         return Similarities(logits.unsqueeze(-1) / self.logit_scale, None)
 
 
 @TRAINER_REGISTRY.register()
 class LinearProbe(CLIPTrainer):
-    """The linear probe of CLIP's paper, https://arxiv.org/abs/2103.00020 (its section A.3)
-
-    The regularisation is searched for on the validation images, from 1e-6 to 1e6 and then eight steps a decade around
-    the best; without any it is DECAY. Images are not augmented; further epochs would find the same.
-    """
+    """Learning Transferable Visual Models From Natural Language Supervision, https://arxiv.org/abs/2103.00020"""
 
     NODE = "LINEARPROBE"
     class_specific = True
-
-    @staticmethod
-    def extend_cfg(cfg):
-        cfg.TRAINER.LINEARPROBE = node = CN()
-        node.DECAY = 3.16  # weight of the squared weights (1 / scikit-learn's C) without validation images
-        node.PREC = "fp32"  # fp32, amp or fp16
+    DEFAULTS = dict(
+        DECAY=3.16,  # 1 / scikit-learn's C, used without validation images
+        PREC="fp32",  # fp32, amp or fp16
+    )
+    RANGES = {"DECAY": "(0, inf)"}
 
     def make_model(self, clip, names):
         return ProbedCLIP(clip, nn.Linear(clip.visual.proj.shape[1], len(names)))
 
     def run_epoch(self):
+        """Fit the classifier."""
         train = self.encode_images(self.loader_of(self.dm.dataset.train_x))
         classifier = fit(*train, self.node.DECAY) if self.val_loader is None else self.search(*train)
         weight, bias = torch.tensor(classifier.coef_), torch.tensor(classifier.intercept_)
-        if len(weight) == 1:  # of two classes scikit-learn keeps the second, against the first
+        if len(weight) == 1:  # for two classes scikit-learn has one row: the second against the first
             weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
         self.model.learned.load_state_dict({"weight": weight, "bias": bias})
 
     def search(self, features, labels):
-        """The classifier that is best on the validation images; of equals the one found first."""
+        """Return the classifier that is best on the validation images, the first of equals."""
         images, truth = (part.cpu().numpy() for part in self.encode_images(self.encoded(self.val_loader)))
         tried = {}
 
@@ -70,5 +70,5 @@ class LinearProbe(CLIPTrainer):
 
 
 def fit(features, labels, decay):
-    """The logistic regression of features (n, D) and labels (n,)."""
+    """Return the logistic regression of features (n, D) and labels (n,)."""
     return LogisticRegression(C=1 / decay, max_iter=1000).fit(features.cpu().numpy(), labels.cpu().numpy())

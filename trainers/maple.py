@@ -1,20 +1,22 @@
-"""MaPLe: prompts of both towers, those of the images made from those of the text."""
+"""MaPLe (arXiv 2210.03117): prompts in both towers, those of the image tower made from those of the text tower.
+
+Each of the first DEPTH blocks has its own prompts: learned text prompts p_j, and image prompts F_j p_j by a learned
+linear map F_j.
+"""
 
 from torch import nn
-from yacs.config import CfgNode as CN
 
 from dassl.engine import TRAINER_REGISTRY
-from sotglp.deep import DeepPromptedCLIP, check_depth, first_context, random_prompts
-from sotglp.trainer import CLIPTrainer
+from sotglp.deep import DeepPromptedCLIP, DeepPrompts, check_depth, first_context
+from sotglp.toolbox.trainer import CLIPTrainer
 
 
-class CoupledPrompts(nn.Module):
+class CoupledPrompts(DeepPrompts):
     """Text prompts of the first J blocks, and for each block a linear map to those of the image tower."""
 
     def __init__(self, clip, prompts, depth):
-        super().__init__()
-        _, n_ctx, width = prompts.context.shape
-        self.prompts, self.deep = prompts, random_prompts(depth - 1, n_ctx, width)
+        super().__init__(prompts, depth)
+        width = prompts.context.shape[-1]
         self.couplings = nn.ModuleList(nn.Linear(width, len(clip.visual.proj)) for _ in range(depth))
 
     def image_prompts(self):
@@ -27,14 +29,13 @@ class MaPLe(CLIPTrainer):
     """MaPLe: Multi-modal Prompt Learning, https://arxiv.org/abs/2210.03117"""
 
     NODE = "MAPLE"
-
-    @staticmethod
-    def extend_cfg(cfg):
-        cfg.TRAINER.MAPLE = node = CN()
-        node.N_CTX = 2  # prompts of a block
-        node.CTX_INIT = "a photo of a"  # words whose first N_CTX the text's start from; random if empty
-        node.DEPTH = 9  # blocks with prompts
-        node.PREC = "fp16"  # fp32, amp or fp16
+    DEFAULTS = dict(
+        N_CTX=2,  # prompts of a block
+        CTX_INIT="a photo of a",  # words whose first N_CTX the first text prompts start from; random if empty
+        DEPTH=9,  # blocks with prompts
+        PREC="fp16",  # fp32, amp or fp16
+    )
+    RANGES = {"N_CTX": "[1, inf)", "DEPTH": "[1, inf)"}
 
     def make_model(self, clip, names):
         node = self.node

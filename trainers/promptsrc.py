@@ -1,22 +1,26 @@
-"""PromptSRC: prompts of both towers held near zero-shot CLIP, and averaged over the epochs."""
+"""PromptSRC (arXiv 2307.06948): prompts in both towers, held near zero-shot CLIP and averaged over the epochs.
+
+loss = CE + TEXT_WEIGHT |t - t0| + IMAGE_WEIGHT |f - f0| + KL(zero-shot | learned), with text features t, image features
+f and those of zero-shot CLIP, t0 and f0; |.| is the mean absolute value, KL a mean over images. The trained prompts are
+the mean of those after each epoch, weighted by a normal density over the epochs. "aggregate" holds it.
+"""
 
 import copy
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
-from yacs.config import CfgNode as CN
 
 from dassl.engine import TRAINER_REGISTRY
-from sotglp.deep import DeepPromptedCLIP, check_depth, first_context, random_prompts
+from sotglp.deep import DeepPromptedCLIP, DeepPrompts, check_depth, first_context, random_prompts
+from sotglp.matching import similarities
 from sotglp.prompts import encode_names
 from sotglp.templates import ENSEMBLE, template_of
-from sotglp.trainer import CLIPTrainer
+from sotglp.toolbox.trainer import CLIPTrainer
 
 
 class RegularisedSimilarities(NamedTuple):
-    """Similarities, and the normalised image features they are of; those of zero-shot CLIP in training only."""
+    """Similarities, and the normalised image features; those of zero-shot CLIP in training only."""
 
     g: torch.Tensor  # (B, C, 1)
     s: None
@@ -24,65 +28,67 @@ class RegularisedSimilarities(NamedTuple):
     zero_shot: torch.Tensor | None  # (B, D)
 
 
-class IndependentPrompts(nn.Module):
+class IndependentPrompts(DeepPrompts):
     """Prompts of the first J blocks of each tower."""
 
     def __init__(self, clip, prompts, depth):
-        super().__init__()
-        _, n_ctx, width = prompts.context.shape
-        self.prompts, self.deep = prompts, random_prompts(depth - 1, n_ctx, width)
-        self.image = random_prompts(depth, n_ctx, len(clip.visual.proj))
+        super().__init__(prompts, depth)
+        self.image = random_prompts(depth, prompts.context.shape[1], len(clip.visual.proj))
 
     def image_prompts(self):
         return list(self.image)
 
 
 class RegularisedCLIP(DeepPromptedCLIP):
-    """anchor: zero-shot CLIP's normalised text features (C, D)."""
+    """Prompts in both towers, and zero-shot CLIP beside them.
+
+    Args:
+        clip: frozen here.
+        learned: the prompts.
+        anchor: zero-shot CLIP's normalised text features (C, D).
+    """
 
     def __init__(self, clip, learned, anchor):
         super().__init__(clip, learned)
         self.register_buffer("anchor", anchor, persistent=False)
 
     def features(self, images):
-        """Class tokens (B, W), and those of zero-shot CLIP, None in a test."""
+        """Return the class tokens (B, W), and those of zero-shot CLIP; None in a test."""
         class_token, _ = super().features(images)
         with torch.no_grad():
             return class_token, self.clip.visual(images, local=None)[0] if self.learned.training else None
 
     def match(self, features, text):
+        """Return the RegularisedSimilarities of ``features``."""
         image, zero_shot = (None if tokens is None else self.to_joint(tokens) for tokens in features)
-        g = super().match((features[0], None), text).g
-        return RegularisedSimilarities(g, None, image, zero_shot)
+        return RegularisedSimilarities(similarities(image, text), None, image, zero_shot)
 
 
 @TRAINER_REGISTRY.register()
 class PromptSRC(CLIPTrainer):
-    """Self-regulating Prompts: Foundational Model Adaptation without Forgetting, https://arxiv.org/abs/2307.06948
-
-    The divergence from zero-shot CLIP's prediction is a mean over images. What is tested and saved in the end is the
-    mean of the prompts after each epoch, weighted by a normal density over the epochs; "aggregate" holds it.
-    """
+    """Self-regulating Prompts: Foundational Model Adaptation without Forgetting, https://arxiv.org/abs/2307.06948"""
 
     NODE = "PROMPTSRC"
-
-    @staticmethod
-    def extend_cfg(cfg):
-        cfg.TRAINER.PROMPTSRC = node = CN()
-        node.N_CTX = 4  # prompts of a block, in each tower
-        node.CTX_INIT = "a photo of a"  # words whose first N_CTX the text's start from; random if empty
-        node.DEPTH = 9  # blocks with prompts
-        node.TEXT_WEIGHT = 25.0  # of the mean absolute difference of text features from zero-shot CLIP's
-        node.IMAGE_WEIGHT = 10.0  # of the same of image features
-        node.GPA_MEAN = 0.9  # centre of the epochs' weights, as a share of all epochs: 45 of 50
-        node.GPA_STD = 0.1  # their standard deviation alike: 5 of 50
-        node.PREC = "fp16"  # fp32, amp or fp16
-
-    def check_cfg(self, cfg):
-        if cfg.TRAINER.PROMPTSRC.GPA_STD <= 0:
-            raise ValueError(f"TRAINER.PROMPTSRC.GPA_STD must be positive, got {cfg.TRAINER.PROMPTSRC.GPA_STD}")
+    DEFAULTS = dict(
+        N_CTX=4,  # prompts of a block, in each tower
+        CTX_INIT="a photo of a",  # words whose first N_CTX the first text prompts start from; random if empty
+        DEPTH=9,  # blocks with prompts
+        TEXT_WEIGHT=25.0,  # of the difference of text features from zero-shot CLIP's
+        IMAGE_WEIGHT=10.0,  # of the difference of image features
+        GPA_MEAN=0.9,  # mean of the density that weights the epochs, as a share of all epochs: 45 of 50
+        GPA_STD=0.1,  # its standard deviation, as a share: 5 of 50
+        PREC="fp16",  # fp32, amp or fp16
+    )
+    RANGES = {
+        "N_CTX": "[1, inf)",
+        "DEPTH": "[1, inf)",
+        "TEXT_WEIGHT": "[0, inf)",
+        "IMAGE_WEIGHT": "[0, inf)",
+        "GPA_STD": "(0, inf)",
+    }
 
     def build_model(self):
+        """Also register the mean of the prompts, which starts at 0."""
         super().build_model()
         self.aggregate = copy.deepcopy(self.model.learned)
         for parameter in self.aggregate.parameters():
@@ -108,12 +114,13 @@ class PromptSRC(CLIPTrainer):
         }
 
     def epoch_weights(self):
-        """Weights (epochs,) of the prompts after each epoch; their sum is 1."""
+        """Return the weights (epochs,) of the prompts after each epoch; their sum is 1."""
         epochs = torch.arange(1, self.max_epoch + 1, dtype=torch.float64)
         mean, std = self.node.GPA_MEAN * self.max_epoch, self.node.GPA_STD * self.max_epoch
         return (-((epochs - mean) ** 2) / (2 * std**2)).softmax(dim=0)
 
     def after_epoch(self):
+        """Add the epoch's prompts to their mean, which replaces them after the last epoch."""
         weight = self.epoch_weights()[self.epoch].item()
         for total, parameter in zip(self.aggregate.parameters(), self.model.learned.parameters(), strict=True):
             total.add_(parameter.detach(), alpha=weight)

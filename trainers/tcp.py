@@ -1,20 +1,24 @@
-"""TCP: a learned context that tokens made from what CLIP knows of a class take over inside the text tower."""
+"""TCP (arXiv 2311.18231): class-aware tokens replace a learned context inside the text tower.
+
+A two-layer network maps a class's zero-shot text feature a_c to T tokens. Before block BLOCK they take the places of
+the shared context. loss = CE + W * mean over classes of (1 - cos(t_c, a_c)), with the resulting text features t_c.
+"""
 
 import torch.nn.functional as F
 from torch import nn
-from yacs.config import CfgNode as CN
 
 from dassl.engine import TRAINER_REGISTRY
 from sotglp.prompted import AnchoredCLIP
-from sotglp.prompts import encode_names
-from sotglp.templates import template_of
-from sotglp.trainer import CLIPTrainer
+from sotglp.toolbox.trainer import CLIPTrainer
 
 
 class ClassAwarePrompts(nn.Module):
-    """Prompts whose context is replaced, before a block, by what a two-layer network makes of zero-shot text features.
+    """Prompts whose context is replaced, before a block, by tokens of a two-layer network.
 
-    knowledge: these features, normalised (C, D).
+    Args:
+        prompts: shared by the classes.
+        knowledge: normalised zero-shot text features (C, D), which the network maps to tokens.
+        block: of the text tower, from 0.
     """
 
     def __init__(self, prompts, knowledge, block):
@@ -26,7 +30,7 @@ class ClassAwarePrompts(nn.Module):
         self.register_buffer("knowledge", knowledge, persistent=False)
 
     def forward(self, clip):
-        """Normalised text features (C, 1, D)."""
+        """Return normalised text features (C, 1, D)."""
         tokens = self.embedding(self.knowledge).unflatten(-1, self.prompts.context.shape[1:])  # (C, T, W)
         return self.prompts(clip, deep={self.block: tokens})
 
@@ -36,23 +40,22 @@ class TCP(CLIPTrainer):
     """TCP: Textual-based Class-aware Prompt tuning for Visual-Language Model, https://arxiv.org/abs/2311.18231"""
 
     NODE = "TCP"
-
-    @staticmethod
-    def extend_cfg(cfg):
-        cfg.TRAINER.TCP = node = CN()
-        node.N_CTX = 4  # context tokens, unless CTX_INIT gives the words
-        node.CTX_INIT = "a photo of a"  # words that the context starts from; random if empty
-        node.BLOCK = 8  # of the text tower, from 0, before which class-aware tokens take the context's places
-        node.W = 8.0  # weight of the distance 1 - cosine to the text features of the hand-written prompts
-        node.PREC = "fp16"  # fp32, amp or fp16
+    DEFAULTS = dict(
+        N_CTX=4,  # context tokens, unless CTX_INIT gives the words
+        CTX_INIT="a photo of a",  # words that the context starts from; random if empty
+        BLOCK=8,  # of the text tower, from 0; class-aware tokens take the context's places before it
+        W=8.0,  # weight of the distance 1 - cosine to the text features of the hand-written prompts
+        PREC="fp16",  # fp32, amp or fp16
+    )
+    RANGES = {"N_CTX": "[1, inf)", "BLOCK": "[0, inf)", "W": "[0, inf)"}
 
     def make_model(self, clip, names):
         blocks = len(clip.transformer.resblocks)
-        if not 0 <= self.node.BLOCK < blocks:
+        if self.node.BLOCK >= blocks:
             raise ValueError(
                 f"TRAINER.TCP.BLOCK must be 0 to {blocks - 1}, a block of the text tower: {self.node.BLOCK}"
             )
-        anchor = encode_names(clip, names, [template_of(self.cfg.DATASET.NAME)])
+        anchor = self.zero_shot_text(clip, names)
         return AnchoredCLIP(clip, ClassAwarePrompts(self.shared_prompts(clip, names), anchor, self.node.BLOCK), anchor)
 
     def losses(self, match, targets, text):

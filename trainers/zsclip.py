@@ -1,12 +1,14 @@
-"""Zero-shot CLIP: nothing is learned."""
+"""Zero-shot CLIP (arXiv 2103.00020): nothing is learned.
 
-from yacs.config import CfgNode as CN
+The prediction is softmax(scale * cosine of image and prompt), with a hand-written prompt such as "a photo of a {}." for
+each class. The ensemble averages the text features of several prompts.
+"""
 
 from dassl.engine import TRAINER_REGISTRY
 from sotglp import PromptedCLIP
 from sotglp.prompts import FixedText, encode_names
 from sotglp.templates import ENSEMBLE, template_of
-from sotglp.trainer import CLIPTrainer
+from sotglp.toolbox.trainer import CLIPTrainer
 
 
 @TRAINER_REGISTRY.register()
@@ -14,12 +16,10 @@ class ZeroshotCLIP(CLIPTrainer):
     """Learning Transferable Visual Models From Natural Language Supervision, https://arxiv.org/abs/2103.00020"""
 
     NODE = "ZEROSHOTCLIP"
-
-    @staticmethod
-    def extend_cfg(cfg):
-        cfg.TRAINER.ZEROSHOTCLIP = node = CN()
-        node.TEMPLATE = ""  # {} is the class name; the data set's own if empty
-        node.PREC = "fp32"  # fp32, amp or fp16
+    DEFAULTS = dict(
+        TEMPLATE="",  # prompt with {} for the class name; the data set's own if empty
+        PREC="fp32",  # fp32, amp or fp16
+    )
 
     def check_cfg(self, cfg):
         template = cfg.TRAINER.ZEROSHOTCLIP.TEMPLATE
@@ -27,6 +27,7 @@ class ZeroshotCLIP(CLIPTrainer):
             raise ValueError(f"TRAINER.ZEROSHOTCLIP.TEMPLATE needs one {{}} for the class name: {template!r}")
 
     def templates(self):
+        """Return the templates whose text features are averaged."""
         return [self.node.TEMPLATE or template_of(self.cfg.DATASET.NAME)]
 
     def make_model(self, clip, names):
@@ -35,7 +36,7 @@ class ZeroshotCLIP(CLIPTrainer):
         return PromptedCLIP(clip, FixedText(encode_names(clip, names, templates)))
 
     def train(self):
-        """There is nothing to train: test."""
+        """Only test, as there is nothing to train."""
         self.test()
 
 

@@ -1,49 +1,58 @@
-"""Which values the toolbox's own keys may have. Names of registered things are checked where they are looked up."""
+"""The allowed values of the toolbox's own keys.
+
+A rule is a pair: a function that returns whether a value is allowed, and the words of the error message for it.
+Names of trainers, samplers, optimizers, ... have no rule: they are checked when the object is built.
+"""
 
 import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from yacs.config import CfgNode
 
 from dassl.utils import UserError
 
+from .merge import flatten
 
-def flatten(tree, prefix=""):
-    """Return a nested dict as one dict {"A.B.C": value}."""
-    flat = {}
-    for key, value in tree.items():
-        full_key = f"{prefix}{key}"
-        if isinstance(value, dict):
-            flat.update(flatten(value, f"{full_key}."))
-        else:
-            flat[full_key] = value
-    return flat
+Test = Callable[[Any], bool]
+Rule = tuple[Test, str]  # and what it allows
 
 
-def within(low, high=math.inf, below=math.inf):
-    """Numbers from `low` to `high`, both included, and smaller than `below`."""
+def within(low: float, high: float = math.inf, below: float = math.inf) -> Rule:
+    """Return the rule of a number from `low` to `high`, both included, and below `below`."""
     ends = f" to {high:g}" if high < math.inf else ""
     ends += f" to below {below:g}" if below < math.inf else ""
     return lambda value: low <= value <= high and value < below, f"a number from {low:g}{ends}"
 
 
-def one_of(*names):
+def one_of(*names: str) -> Rule:
+    """Return the rule of a value among `names`."""
     return lambda value: value in names, " or ".join(names)
 
 
-def several(rule, allowed, count=None):
-    """As many values as `count` (any number but 0 if not given), each of which obeys a rule."""
+def several(rule: Test, allowed: str, count: int | None = None) -> Rule:
+    """Return the rule of several values.
+
+    Args:
+        rule: Function that returns whether one value is allowed.
+        allowed: The words that follow the number of values.
+        count: Number of values; one or more if None.
+    """
     number = "one or more" if count is None else count
     fits = lambda value: (len(value) == count if count else len(value) > 0) and all(map(rule, value))  # noqa: E731
-    return fits, f"{number} of {allowed}"
+    return fits, f"{number} {allowed}"
 
 
-def whole(low):
+def whole(low: int) -> Test:
+    """Return a function that checks for a whole number from `low`."""
     return lambda value: isinstance(value, int) and value >= low
 
 
-POSITIVE = lambda value: value > 0, "a number above 0"  # noqa: E731
+POSITIVE: Rule = lambda value: value > 0, "a number above 0"  # noqa: E731
 FROM_0, FROM_1, SHARE, BELOW_1 = within(0), within(1), within(0, 1), within(0, below=1)
-RULES = {
-    "SEED": (lambda value: value < 2**32, "a number below 2 ** 32; below 0 the run is not repeatable"),
-    "INPUT.SIZE": several(whole(1), "numbers of pixels from 1, height and width", 2),
+RULES: dict[str, Rule] = {
+    "SEED": (lambda value: value < 2**32, "a number below 2 ** 32, or -1 for a run that is not repeatable"),
+    "INPUT.SIZE": several(whole(1), "numbers of pixels from 1, for height and width", 2),
     "INPUT.INTERPOLATION": one_of("nearest", "bilinear", "bicubic"),
     "INPUT.LONG_NAMES": one_of("stop", "truncate"),
     "INPUT.CACHE_VIEWS": FROM_0,
@@ -97,10 +106,13 @@ RULES = {
 }
 
 
-def check_values(cfg):
-    """Raise UserError, naming key, value and what is allowed, for a value that no run can have.
+def check_values(cfg: CfgNode) -> None:
+    """Check the values of the toolbox's keys, and that all numbers are finite.
 
-    Numbers must be finite, those of trainers too; what else theirs may be is for `check_cfg`.
+    The trainers' numbers have RANGES (`check_ranges`); their other values are checked by the trainers.
+
+    Raises:
+        UserError: A value is not allowed. The message gives key, value and what is allowed.
     """
     values = flatten(cfg)
     for key, value in values.items():
@@ -109,7 +121,7 @@ def check_values(cfg):
     for key, (fits, allowed) in RULES.items():
         try:
             fine = fits(values[key])
-        except TypeError:  # text among numbers
+        except TypeError:  # a word where a number should be
             fine = False
         if not fine:
             raise UserError(f"config key {key} must be {allowed}, got {values[key]!r}")
@@ -119,10 +131,15 @@ def check_values(cfg):
         raise UserError("OPTIM.SGD_NESTEROV True needs an OPTIM.MOMENTUM above 0 and OPTIM.SGD_DAMPNING 0")
 
 
-def check_ranges(cfg, ranges):
-    """Raise UserError for the first number that is not in the interval that {key: interval} has for it.
+def check_ranges(cfg: CfgNode, ranges: Mapping[str, str]) -> None:
+    """Check that numbers lie in their intervals.
 
-    Intervals are as mathematics writes them: "[0, 1)" has its lower end and not its upper one.
+    Args:
+        cfg: The configuration.
+        ranges: {key: interval}, with intervals as in mathematics: "[0, 1)" includes 0 and excludes 1.
+
+    Raises:
+        UserError: A number is outside.
     """
     values = flatten(cfg)
     for key, interval in ranges.items():
@@ -130,7 +147,8 @@ def check_ranges(cfg, ranges):
             raise UserError(f"config key {key} must be in {interval}, got {values[key]}")
 
 
-def is_inside(number, interval):
+def is_inside(number: float, interval: str) -> bool:
+    """Return whether a number lies in an interval like "[0, 1)"."""
     least, most = (float(end) for end in interval[1:-1].split(","))
     return (number >= least if interval[0] == "[" else number > least) and (
         number <= most if interval[-1] == "]" else number < most

@@ -1,4 +1,4 @@
-"""From a reader's lists of images to loaders of batches."""
+"""Loaders of batches from the image lists of a reader."""
 
 import random
 import sys
@@ -18,18 +18,31 @@ from .transforms import INTERPOLATION_MODES, build_transform
 
 
 class DatasetWrapper(Dataset):
-    """Load images and transform them.
+    """Images of a list of Datum, loaded and transformed.
 
-    An item is a dict with label, domain, impath, index and img. Several transforms (a list) give img, img2,
-    img3, ...; DATALOADER.K_TRANSFORMS > 1 gives img as a list of views, in training; RETURN_IMG0 adds img0,
-    the image without augmentation; no transform gives the PIL image.
+    An item is a dict with label, domain, impath, index and img:
 
-    With DATALOADER.ON_ERROR "skip" an image that cannot be read is named, and is True in `unreadable`. In training
-    the next one of its class stands in for it, so that batches keep their size; in a test it has no item, but None.
+    - A list of transforms gives img, img2, img3, ...
+    - DATALOADER.K_TRANSFORMS > 1 makes img a list of views, in training.
+    - DATALOADER.RETURN_IMG0 adds img0, the image without augmentation.
+    - Without a transform, img is the PIL image.
+
+    DATALOADER.ON_ERROR "skip" reports an unreadable image and marks it in `unreadable`. In training, the next image of
+    the class replaces it, so batches keep their size. In a test, its item is None.
+
+    Args:
+        cfg: The configuration.
+        data_source: List of Datum.
+        transform: Function of a PIL image, or a list of such functions.
+        is_train: Whether the images are for training.
+
+    Attributes:
+        unreadable: (N,) bool, True for each image that was skipped; shared with worker processes.
 
     Raises:
-        ValueError: several views are wanted of no transform, or ON_ERROR is unknown.
-        UserError: (when an item is taken) an image cannot be read; with "skip", no training image of its class.
+        ValueError: K_TRANSFORMS is above 1 without a transform, or ON_ERROR is unknown.
+        UserError: Raised when an item is loaded: its image is unreadable (or with "skip" all training images of its
+            class are).
     """
 
     def __init__(self, cfg, data_source, transform=None, is_train=False):
@@ -40,10 +53,10 @@ class DatasetWrapper(Dataset):
         self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
         self.return_img0 = cfg.DATALOADER.RETURN_IMG0
         if self.k_tfm > 1 and transform is None:
-            raise ValueError("DATALOADER.K_TRANSFORMS > 1 needs transforms, got INPUT.NO_TRANSFORM True")
+            raise ValueError("DATALOADER.K_TRANSFORMS > 1 needs a transform: set INPUT.NO_TRANSFORM to False")
         if cfg.DATALOADER.ON_ERROR not in ("stop", "skip"):
             raise ValueError(f'DATALOADER.ON_ERROR must be stop or skip, got "{cfg.DATALOADER.ON_ERROR}"')
-        self.unreadable = torch.zeros(len(data_source), dtype=torch.bool).share_memory_()  # workers write to it
+        self.unreadable = torch.zeros(len(data_source), dtype=torch.bool).share_memory_()  # workers write it
         self.seed = None
         to_tensor = [T.Resize(cfg.INPUT.SIZE, INTERPOLATION_MODES[cfg.INPUT.INTERPOLATION]), T.ToTensor()]
         if "normalize" in cfg.INPUT.TRANSFORMS:
@@ -54,7 +67,7 @@ class DatasetWrapper(Dataset):
         return len(self.data_source)
 
     def __getitem__(self, index):
-        if isinstance(index, tuple):  # of EpochSeeds
+        if isinstance(index, tuple):  # from EpochSeeds
             index, seed = index
             self.follow(seed)
         index, image = self.read(index)
@@ -74,7 +87,7 @@ class DatasetWrapper(Dataset):
         return output
 
     def follow(self, seed):
-        """Seed a worker that lived on for a new epoch, as torch seeds a new one."""
+        """Seed a worker process that is kept for another epoch as torch seeds a new one."""
         if seed == self.seed:
             return
         self.seed, worker = seed, get_worker_info().id
@@ -83,7 +96,11 @@ class DatasetWrapper(Dataset):
         np.random.seed(_generate_state(seed, worker))
 
     def read(self, index):
-        """The index and the image of an item or of what stands in for it; no image if nothing does."""
+        """Return the index and the image of an item or of its replacement.
+
+        Returns:
+            (index, PIL image); the image is None if an unreadable test image is skipped.
+        """
         at_least = self.smallest_size() if self.cfg.DATALOADER.REDUCED_JPEG else None
         for i in self.candidates(index):
             if not self.unreadable[i]:
@@ -99,28 +116,29 @@ class DatasetWrapper(Dataset):
         return index, None
 
     def candidates(self, index):
+        """Yield an index, then in training those of the other images of its class."""
         yield index
         if self.is_train:
             label, after = self.data_source[index].label, [*range(index + 1, len(self)), *range(index)]
             yield from (i for i in after if self.data_source[i].label == label)
 
     def smallest_size(self):
-        """The (width, height) under which the transforms would have to enlarge an image, or a crop of it."""
+        """Return the least (width, height) at which the transforms enlarge neither an image nor a crop of it."""
         cfg, share = self.cfg.INPUT, 1.0
         if self.is_train and "random_resized_crop" in cfg.TRANSFORMS:
-            share = 3 / 4 * cfg.RRCROP_SCALE[0]  # of the area, at torchvision's narrowest crop
+            share = 3 / 4 * cfg.RRCROP_SCALE[0]  # of the area; 3/4 is the aspect ratio of torchvision's narrowest crop
         side = round(max(cfg.SIZE) / share**0.5)
         return side, side
 
 
 def collate(items):
-    """The batch of the items that could be read; None if none could."""
+    """Return the batch of the readable items; None if there are none."""
     items = [item for item in items if item is not None]
     return default_collate(items) if items else None
 
 
 class Loader(DataLoader):
-    """A DataLoader that leaves out batches of which nothing could be read."""
+    """A DataLoader that leaves out batches without a readable image."""
 
     def __iter__(self):
         return (batch for batch in super().__iter__() if batch is not None)
@@ -137,13 +155,24 @@ def build_data_loader(
     is_train=True,
     dataset_wrapper=None,
 ):
-    """Make the loader of a list of Datum.
+    """Return the loader of a list of Datum.
 
-    In training an incomplete last batch is dropped, unless it is the only one. Workers live on from epoch to
-    epoch; those of another repository's dataset_wrapper do not, since they would not follow EpochSeeds.
+    In training an incomplete last batch is dropped, unless it is the only one. Worker processes are kept from epoch
+    to epoch. With the dataset_wrapper of another repository they are not, because it does not follow EpochSeeds.
+
+    Args:
+        cfg: The configuration.
+        sampler_type: Name of a sampler, see `build_sampler`.
+        data_source: List of Datum.
+        batch_size: Images per batch.
+        n_domain: Unused; other repositories pass it.
+        n_ins: Images per class in a batch of RandomClassSampler.
+        tfm: The transform, see DatasetWrapper.
+        is_train: Whether the images are for training.
+        dataset_wrapper: Replaces DatasetWrapper.
 
     Raises:
-        UserError: the list is empty, or the sampler is unknown.
+        UserError: The list is empty, or the sampler is unknown.
     """
     if not data_source:
         raise UserError(f'data set "{cfg.DATASET.NAME}" has no {"training" if is_train else "test"} images')
@@ -164,12 +193,20 @@ def build_data_loader(
 
 
 class DataManager:
-    """The data set of a configuration and its loaders: train_loader_x, test_loader, and val_loader and
-    train_loader_u (of unlabelled images, as train_loader_x), which are None without such images.
+    """The data set of a configuration and its loaders.
 
     Args:
-        custom_tfm_train, custom_tfm_test: used instead of the configuration's transforms.
-        dataset_wrapper: used instead of DatasetWrapper.
+        cfg: The configuration.
+        custom_tfm_train: Replaces the configuration's transform of training images.
+        custom_tfm_test: Replaces the configuration's transform of validation and test images.
+        dataset_wrapper: Replaces DatasetWrapper.
+
+    Attributes:
+        dataset: The data set.
+        train_loader_x: Loader of labelled training images.
+        train_loader_u: Loader of unlabelled training images, with the settings of train_loader_x; None without them.
+        val_loader: Loader of validation images; None without them.
+        test_loader: Loader of test images.
     """
 
     def __init__(self, cfg, custom_tfm_train=None, custom_tfm_test=None, dataset_wrapper=None):
@@ -186,7 +223,6 @@ class DataManager:
         train = {
             "sampler_type": train_x.SAMPLER,
             "batch_size": train_x.BATCH_SIZE,
-            "n_domain": train_x.N_DOMAIN,
             "n_ins": train_x.N_INS,
             "tfm": tfm_train,
             "is_train": True,
@@ -221,7 +257,7 @@ class DataManager:
         return self.dataset.lab2cname
 
     def show_dataset_summary(self, cfg):
-        """Print a table of the data set."""
+        """Print a table with the numbers of classes and images."""
         rows = [["Dataset", cfg.DATASET.NAME]]
         if cfg.DATASET.SOURCE_DOMAINS:
             rows.append(["Source", cfg.DATASET.SOURCE_DOMAINS])

@@ -1,4 +1,4 @@
-"""The order in which a loader takes images."""
+"""Samplers: the order in which a loader takes images."""
 
 import random
 
@@ -10,13 +10,18 @@ from dassl.utils import UserError, check_availability
 
 
 class RandomClassSampler(Sampler):
-    """Batches of batch_size / n_ins different classes with n_ins images each.
+    """Batches of batch_size // n_ins different classes with n_ins images each.
 
-    An epoch has as many batches as the images fill. A class with fewer than n_ins images gives some of them
-    twice. When too few classes have images left for a batch, others come again.
+    An epoch has as many batches as the images fill. A class with fewer than n_ins images repeats some of them. If too
+    few classes have images left for a batch, other classes come again.
+
+    Args:
+        data_source: List of Datum.
+        batch_size: Images per batch.
+        n_ins: Images per class in a batch.
 
     Raises:
-        UserError: the batch is smaller than n_ins, or needs more classes than there are.
+        UserError: The batch is smaller than n_ins, or needs more classes than the data set has.
     """
 
     def __init__(self, data_source, batch_size, n_ins):
@@ -26,8 +31,8 @@ class RandomClassSampler(Sampler):
         self.n_ins, self.n_classes = n_ins, batch_size // n_ins
         if not 1 <= self.n_classes <= len(self.indices):
             raise UserError(
-                f"RandomClassSampler draws {self.n_classes} classes for a batch of {batch_size} with "
-                f"{n_ins} images each (TRAIN_X.N_INS), but there are {len(self.indices)}"
+                f"RandomClassSampler needs {self.n_classes} classes for a batch of {batch_size} with {n_ins} images "
+                f"each (TRAIN_X.N_INS), but there are {len(self.indices)}"
             )
 
     def __iter__(self):
@@ -47,7 +52,7 @@ class RandomClassSampler(Sampler):
         return groups // self.n_classes * self.n_classes * self.n_ins
 
     def draw_groups(self, indices):
-        """Shuffle a class's images into groups of n_ins; a remainder is left out."""
+        """Return the shuffled images of a class in groups of n_ins; a remainder is left out."""
         if len(indices) < self.n_ins:
             return [np.random.choice(indices, self.n_ins, replace=True).tolist()]
         shuffled = random.sample(indices, len(indices))
@@ -57,8 +62,9 @@ class RandomClassSampler(Sampler):
 class EpochSeeds(Sampler):
     """The indices of a sampler, each with a seed of its epoch: (index, seed).
 
-    A worker that lives on is seeded with it and so draws what a new one would: new ones take a seed from torch's
-    generator before the sampler draws its order. In the first epoch the workers are new: the seed is None.
+    A worker process that is kept for another epoch is seeded with it, so it draws what a new one would draw: torch
+    seeds new workers from its generator before the sampler draws its order. The workers of the first epoch are new,
+    so its seed is None.
     """
 
     def __init__(self, sampler):
@@ -81,12 +87,22 @@ SAMPLERS = {
 
 
 def build_sampler(sampler_type, cfg=None, data_source=None, batch_size=32, n_domain=0, n_ins=16):
-    """Make the sampler of that name over `data_source`.
+    """Return a sampler over a list of Datum.
+
+    Args:
+        sampler_type: RandomSampler, SequentialSampler or RandomClassSampler.
+        cfg: Unused; other repositories pass it.
+        data_source: List of Datum.
+        batch_size: Images per batch.
+        n_domain: Unused; other repositories pass it.
+        n_ins: Images per class in a batch of RandomClassSampler.
 
     Raises:
-        UserError: the name is unknown, or is of a sampler by domain.
+        UserError: The name is unknown, or belongs to a sampler by domain.
     """
     if sampler_type in ("RandomDomainSampler", "SeqDomainSampler"):
-        raise UserError(f"{sampler_type} serves domain generalisation only, which this toolbox leaves out")
+        raise UserError(
+            f"{sampler_type} is for domain generalisation only, which this toolbox leaves out: use RandomSampler"
+        )
     check_availability(sampler_type, SAMPLERS, "sampler (DATALOADER.*.SAMPLER)")
     return SAMPLERS[sampler_type](data_source, batch_size, n_ins)

@@ -1,16 +1,14 @@
-"""What is trained, by name: checkpoints, steps and the loop over epochs."""
+"""The base class of trainers: models by name, checkpoints, steps and the loop over epochs."""
 
 import os.path as osp
-import sys
 import time
 from collections import OrderedDict
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from dassl.utils import (
     UserError,
-    is_main,
+    checkpoint_name,
     load_checkpoint,
     load_last_checkpoints,
     restore_checkpoint,
@@ -18,19 +16,29 @@ from dassl.utils import (
     tolist_if_not,
 )
 
-BEST = "model-best.pth.tar"
+from .forks import ForkMethods
+from .scalars import ScalarMethods
 
 
-class TrainerBase:
+class TrainerBase(ForkMethods, ScalarMethods):
     """Models by name with their optimizers and schedules; checkpoints; the loop over epochs.
 
-    Checkpoints are <directory>/<model name>/model.pth.tar-<epochs finished>. They also hold `best_result`, the
-    state of `scaler`, a torch GradScaler, if a trainer sets one, and what the weights belong to (`made_with`).
-    `results` holds numbers of a trainer's own that join the evaluator's in results.json.
+    A checkpoint is the file <directory>/<model name>/model.pth.tar-<finished epochs>. Beside the states of model,
+    optimizer and schedule it holds `best_result`, the state of `scaler` and what the weights belong to (`made_with`).
+
+    Attributes:
+        parallel: Whether several processes can train as one.
+        class_specific: Whether the weights belong to certain classes and are useless for others.
+        scaler: A torch GradScaler if the trainer uses one, else None.
+        best_result: The best result on validation so far.
+        results: Numbers of the trainer that join the evaluator's in results.json.
+        epoch: The current epoch, from 0.
+        batch_idx: The current batch of the epoch, from 0.
+        start_batch: Batches of the first epoch that were finished before the run was stopped.
     """
 
-    parallel = False  # whether several processes can train as one
-    class_specific = True  # whether the weights are of certain classes, and mean nothing for others
+    parallel = False
+    class_specific = True
 
     def __init__(self):
         self._models = OrderedDict()
@@ -42,12 +50,12 @@ class TrainerBase:
         self.results = {}
         self.start_epoch = self.epoch = self.max_epoch = 0
         self.batch_idx = 0
-        self.start_batch = 0  # batches of the first epoch that were finished before
-        self.random_states = {}  # "epoch": at its start, "step": after the last one; empty between epochs
+        self.start_batch = 0
+        self.random_states = {}  # "epoch": at its start, "step": after the last step; empty between epochs
         self.last_saved = time.monotonic()
 
     def register_model(self, name="model", model=None, optim=None, sched=None):
-        """Name a model, to be saved, resumed and switched between modes, with what drives it."""
+        """Register a model, with its optimizer and schedule, to be saved, resumed and switched between modes."""
         if name in self._models:
             raise AssertionError(f'a model named "{name}" is already registered')
         self._models[name] = model
@@ -55,39 +63,59 @@ class TrainerBase:
         self._scheds[name] = sched
 
     def made_with(self):
-        """What the weights belong to, in plain values: checkpoints of something else are refused."""
+        """Return what the weights belong to, in plain values; a checkpoint with other values is refused."""
         return {}
 
     def check_origin(self, checkpoint, fpath):
-        """Raise UserError, naming both sides, if a checkpoint was made with something else than this trainer."""
+        """Check that a checkpoint belongs to this trainer.
+
+        Args:
+            checkpoint: Content of the checkpoint.
+            fpath: Its path, for the error message.
+
+        Raises:
+            UserError: It is no checkpoint of a trainer, or its `made_with` is another one.
+        """
         if missing := {"state_dict", "epoch"} - set(checkpoint):
             raise UserError(f"{fpath} is no checkpoint of a trainer: it has no {' and no '.join(sorted(missing))}")
-        made = checkpoint.get("made_with", {})  # upstream's do not tell
+        made = checkpoint.get("made_with", {})  # upstream Dassl's have none
         for key, ours in self.made_with().items():
             theirs = made.get(key, ours)
             if theirs == ours or (key == "classnames" and not self.class_specific):
                 continue
             if key == "classnames":
-                new = [f'"{name}"' for name in theirs if name not in ours][:3] or ["them in another order"]
-                theirs, ours = f"{len(theirs)} (with {', '.join(new)})", f"{len(ours)} others"
-            raise UserError(f"{fpath} was learned with {key} {theirs or 'none'}, but this run has {ours or 'none'}")
+                new = [f'"{name}"' for name in theirs if name not in ours][:3]
+                difference = f"among them {', '.join(new)}" if new else "in another order"
+                raise UserError(
+                    f"{fpath} was trained on {len(theirs)} classes ({difference}), but this run has {len(ours)} others"
+                )
+            raise UserError(f"{fpath} was trained with {key} {theirs or 'none'}, but this run has {ours or 'none'}")
 
     def get_model_names(self, names=None):
-        """The names given, as a list, or all.
+        """Return the given names as a list, or the names of all models if None.
 
         Raises:
-            KeyError: a name is not registered.
+            KeyError: A name is not registered.
         """
         if names is None:
             return list(self._models)
         names = tolist_if_not(names)
         for name in names:
             if name not in self._models:
-                raise KeyError(f'no model named "{name}" is registered, only {list(self._models)}')
+                raise KeyError(f'no model named "{name}" is registered; registered: {list(self._models)}')
         return names
 
     def save_model(self, epoch, directory, is_best=False, val_result=None, model_name="", batch=None):
-        """Save every registered model after epoch number `epoch` (from 0), or after `batch` batches of it."""
+        """Save a checkpoint of every registered model.
+
+        Args:
+            epoch: The epoch, from 0.
+            directory: Folder of the models' folders.
+            is_best: Copy the checkpoints to model-best.pth.tar, too.
+            val_result: Result on validation, if known.
+            model_name: File name instead of model.pth.tar-<finished epochs>.
+            batch: Finished batches of the epoch; None if all are finished.
+        """
         for name in self.get_model_names():
             optim, sched = self._optims[name], self._scheds[name]
             state = {
@@ -107,19 +135,21 @@ class TrainerBase:
         self.last_saved = time.monotonic()
 
     def resume_model_if_exist(self, directory):
-        """Continue from the last checkpoints in a folder; return the number of epochs finished.
+        """Load the last checkpoints in a folder, if it has some; set `start_batch`.
 
-        `start_batch` are the batches finished of the next epoch.
+        Returns:
+            The number of finished epochs; 0 without checkpoints.
 
         Raises:
-            UserError: they were made with another model, none can be read, or no two are of the same moment.
+            UserError: The checkpoints belong to another model, are unreadable, or those of several models were not
+                saved at the same time.
         """
         names = self.get_model_names()
         folders = [osp.join(directory, name) for name in names]
         if not names or not all(osp.isfile(osp.join(folder, "checkpoint")) for folder in folders):
             print("No checkpoint found, train from scratch")
             return 0
-        saved = []  # of each model, {(epochs, batches finished): checkpoint}, the newest first
+        saved = []  # {(finished epochs, finished batches): checkpoint} of each model, the newest last
         for folder in folders:
             checkpoints = load_last_checkpoints(folder)
             for checkpoint in checkpoints:
@@ -132,7 +162,7 @@ class TrainerBase:
             checkpoint = of_model[moments[0]]
             restore_checkpoint(checkpoint, self._models[name], self._optims[name], self._scheds[name])
         self.best_result = checkpoint.get("best_result", self.best_result)
-        if self.scaler is not None and checkpoint.get("scaler"):  # empty if it was not enabled
+        if self.scaler is not None and checkpoint.get("scaler"):  # empty if the scaler was not enabled
             self.scaler.load_state_dict(checkpoint["scaler"])
         epoch, self.start_batch = moments[0]
         if "batch" in checkpoint:
@@ -142,17 +172,21 @@ class TrainerBase:
         return epoch
 
     def load_model(self, directory, epoch=None):
-        """Load weights: of `epoch` (epochs finished), or the best on validation. "" loads nothing.
+        """Load the weights of every registered model.
+
+        Args:
+            directory: Folder of the models' folders; "" loads nothing.
+            epoch: Number of finished epochs; None for the best on validation.
 
         Raises:
-            FileNotFoundError: there is no such checkpoint.
-            UserError: its weights are not those of the model.
+            FileNotFoundError: A checkpoint is missing.
+            UserError: Its weights do not fit the model.
         """
         if not directory:
             print("No pretrained model is given: load_model() is skipped")
             return
         for name in self.get_model_names():
-            fpath = osp.join(directory, name, BEST if epoch is None else f"model.pth.tar-{epoch}")
+            fpath = osp.join(directory, name, checkpoint_name(epoch))
             checkpoint = load_checkpoint(fpath)
             self.check_origin(checkpoint, fpath)
             try:
@@ -164,25 +198,34 @@ class TrainerBase:
             print(f"Load {fpath} to {name} (epoch {checkpoint['epoch']}{note})")
 
     def set_model_mode(self, mode="train", names=None):
-        """Switch models to "train", "test" or "eval" (the last two are the same)."""
+        """Switch models to the mode "train", or "test" or "eval", which are the same."""
         if mode not in ("train", "test", "eval"):
             raise ValueError(f'mode must be train, test or eval, got "{mode}"')
         for name in self.get_model_names(names):
             self._models[name].train(mode == "train")
 
     def update_lr(self, names=None):
-        """Step the schedules; once an epoch."""
+        """Step the schedules of the learning rate, once per epoch."""
         for name in self.get_model_names(names):
             if self._scheds[name] is not None:
                 self._scheds[name].step()
 
     def get_current_lr(self, names=None):
-        """Learning rate of the first group of the first model; 0 if it has no optimizer."""
+        """Return the learning rate of the first parameter group of the first model; 0 without an optimizer."""
         optim = self._optims[self.get_model_names(names)[0]]
         return 0.0 if optim is None else optim.param_groups[0]["lr"]
 
     def detect_anomaly(self, loss, terms=None, what="Loss"):
-        """Raise FloatingPointError, naming epoch, batch and, of {name: term}, the terms, unless the loss is finite."""
+        """Check that a loss is finite.
+
+        Args:
+            loss: The loss, a tensor.
+            terms: {name: tensor} of its terms, for the error message.
+            what: Name of `loss` in the message.
+
+        Raises:
+            FloatingPointError: It is not finite. The message gives epoch, batch and the terms that are not finite.
+        """
         if not torch.isfinite(loss).all():
             wrong = [name for name, term in (terms or {}).items() if not torch.isfinite(term).all()]
             of_terms = f" of {' and '.join(wrong)}" if wrong else ""
@@ -206,49 +249,10 @@ class TrainerBase:
                 self._optims[name].step()
 
     def model_backward_and_update(self, loss, names=None):
-        """One step of the optimizers down the loss."""
+        """Take a step of the optimizers that reduces the loss."""
         self.model_zero_grad(names)
         self.model_backward(loss)
         self.model_update(names)
-
-    def prograd_backward_and_update(self, loss_a, loss_b, lambda_=1, names=None):
-        """One step down loss_a, without that part of each parameter's gradient that opposes loss_b's.
-
-        Where g_a . g_b < 0, g_a loses lambda_ times its projection on g_b (ProGrad, arXiv 2205.14865).
-        """
-        self.model_zero_grad(names)
-        self.detect_anomaly(loss_b)
-        models = [self._models[name] for name in self.get_model_names(names)]
-        parameters = [p for model in models for p in model.parameters() if p.requires_grad]
-        gradients_b = torch.autograd.grad(loss_b, parameters, retain_graph=True, allow_unused=True)
-        self.model_backward(loss_a)
-        for parameter, g_b in zip(parameters, gradients_b, strict=True):
-            if parameter.grad is not None and g_b is not None:
-                direction = g_b / g_b.norm().clamp(min=torch.finfo(g_b.dtype).tiny)
-                parameter.grad -= lambda_ * (parameter.grad * direction).sum().clamp(max=0) * direction
-        self.model_update(names)
-
-    def init_writer(self, log_dir, purge_step=None):
-        """Open TensorBoard's event file; what a run that was killed wrote from `purge_step` on is hidden."""
-        if self._writer is None and is_main():
-            print(f"Initialize tensorboard (log_dir={log_dir})")
-            self._writer = SummaryWriter(log_dir=log_dir, purge_step=purge_step)
-
-    def close_writer(self):
-        writer, self._writer = self._writer, None
-        if writer is not None:
-            try:
-                writer.close()
-            except OSError as error:
-                print(f"TensorBoard's files end here: {error.strerror or error}", file=sys.stderr)
-
-    def write_scalar(self, tag, scalar_value, global_step=None):
-        """Write a number to TensorBoard; nothing outside of training, or once that has failed."""
-        if self._writer is not None:
-            try:
-                self._writer.add_scalar(tag, scalar_value, global_step)
-            except OSError:  # a full disk, say, which stops no run
-                self.close_writer()
 
     def train(self, start_epoch, max_epoch):
         self.start_epoch = start_epoch

@@ -4,5 +4,9 @@ EVALUATOR_REGISTRY = Registry("EVALUATOR")
 
 
 def build_evaluator(cfg, **kwargs):
-    """Make the evaluator that cfg.TEST.EVALUATOR names."""
+    """Return the evaluator named cfg.TEST.EVALUATOR.
+
+    Raises:
+        UserError: The name is unknown.
+    """
     return EVALUATOR_REGISTRY.build(cfg.TEST.EVALUATOR, "evaluator (TEST.EVALUATOR)", cfg, **kwargs)

@@ -1,4 +1,4 @@
-"""What is measured on a test set."""
+"""Evaluators: the results of a model on a test set."""
 
 import os.path as osp
 from collections import Counter, OrderedDict, defaultdict
@@ -15,10 +15,11 @@ PREDICTIONS = ("path", "class", "predicted", "p_class", "p_predicted")  # column
 
 
 class EvaluatorBase:
-    """Sees the outputs of a test set batch by batch, then tells the results.
+    """Base of the evaluators: it takes the outputs of a test set batch by batch, then computes the results.
 
-    `results` holds those of the last `evaluate()` in plain numbers, containers and strings (it is written
-    as JSON); a trainer may add its own.
+    Attributes:
+        results: The results of the last `evaluate()` in plain numbers, strings and containers, as results.json holds
+            them. A trainer may add its own.
     """
 
     def __init__(self, cfg):
@@ -29,40 +30,46 @@ class EvaluatorBase:
         raise NotImplementedError
 
     def process(self, mo, gt):
-        """Add a batch: model output `mo` and ground truth `gt`."""
+        """Add a batch: the model's output `mo` and the ground truth `gt`."""
         raise NotImplementedError
 
     def evaluate(self):
-        """Return an OrderedDict {name: value}; the first is the one a model is chosen by."""
+        """Return an OrderedDict {name: value}; the first value decides which model is the best."""
         raise NotImplementedError
 
     def predictions(self, paths):
-        """Rows about each image, with these paths in the order of the batches, under a row of column names.
+        """Return the rows of predictions.csv: the names of the columns, then a row for each image.
 
-        Nothing if an evaluator keeps no such thing.
+        Args:
+            paths: Paths of the images in the order of the batches.
+
+        Returns:
+            A list of rows; empty if the evaluator keeps no predictions.
         """
         return []
 
 
 def probabilities(scores):
-    """Scores (B, C) as probabilities: rows that are some already stay, logits pass a softmax."""
+    """Return scores (B, C) as probabilities: their softmax, unless they are probabilities already."""
     scores = scores.detach().float()
-    are_some = (scores >= 0).all() and (scores.sum(dim=1) - 1).abs().max() < 1e-3
-    return scores if are_some else scores.softmax(dim=1)
+    already = (scores >= 0).all() and (scores.sum(dim=1) - 1).abs().max() < 1e-3
+    return scores if already else scores.softmax(dim=1)
 
 
 def unique_names(lab2cname):
-    """{label: class name}; with the label where classes share a name (ImageNet has such ones)."""
+    """Return {label: class name}, with the label added to names that classes share, as some do in ImageNet."""
     times = Counter(map(str, lab2cname.values()))
     return {label: f"{name} ({label})" if times[str(name)] > 1 else str(name) for label, name in lab2cname.items()}
 
 
 @EVALUATOR_REGISTRY.register()
 class Classification(EvaluatorBase):
-    """Accuracy, error rate and macro F1 over the classes present, in %, and the accuracy of each class.
+    """Accuracy, error rate, macro F1 over the classes that have images, and accuracy of each class, all in %.
 
     Args:
-        lab2cname: {label: class name}; without it labels stand for names.
+        cfg: The configuration.
+        lab2cname: {label: class name}; without it, labels replace the names.
+        **kwargs: Ignored.
     """
 
     def __init__(self, cfg, lab2cname=None, **kwargs):
@@ -71,11 +78,11 @@ class Classification(EvaluatorBase):
         self.reset()
 
     def reset(self):
-        # Evaluators that derive from this one read these names.
+        # Evaluators of other repositories derive from this one and read these names.
         self._correct = self._total = 0
         self._y_true, self._y_pred = [], []
         self._per_class_res = defaultdict(list)  # {label: [1 for a hit, 0 for a miss]}
-        self._likely = []  # [probability of the label, that of the prediction]
+        self._likely = []  # [probability of the label, probability of the prediction] for each image
 
     def process(self, mo, gt):
         """Add a batch of scores (B, C) and labels (B,)."""
@@ -91,10 +98,10 @@ class Classification(EvaluatorBase):
         self._likely += probabilities(mo).gather(1, both).tolist()
 
     def evaluate(self):
-        """Print the results and return them; `results` gets them too, with the accuracies by class.
+        """Print and return the results; `results` also has the accuracy of each class.
 
         Raises:
-            UserError: there was no image.
+            UserError: There were no images.
         """
         if not self._total:
             raise UserError("the split to evaluate has no images")
@@ -133,7 +140,7 @@ class Classification(EvaluatorBase):
         return results
 
     def predictions(self, paths):
-        """Path, class, predicted class, and the probabilities of both; nothing for batches whose paths are unknown."""
+        """Return rows of path, class, predicted class and their probabilities; none if paths are missing."""
         if not len(paths) == len(self._y_true) == len(self._likely):
             return []
         names = {label: str(label) for label in {*self._y_true, *self._y_pred}} | unique_names(self._lab2cname)

@@ -2,12 +2,12 @@
 
 
 def compute_accuracy(output, target, topk=(1,)):
-    """Share of samples whose class is among the k with the largest output, in %.
+    """Return the share of samples whose class is among the k classes with the largest scores, in %.
 
     Args:
         output: (B, C) scores, or a tuple whose first item they are.
         target: (B,) labels.
-        topk: the values of k.
+        topk: The values of k.
 
     Returns:
         A list with a tensor of one element for each k.

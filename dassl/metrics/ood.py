@@ -1,6 +1,6 @@
-"""How well a score tells images of other kinds (OOD) from in-distribution ones.
+"""How well a score separates out-of-distribution (OOD) images from in-distribution ones.
 
-Everywhere here the larger score is the more out-of-distribution, and only the order of scores counts.
+A larger score means more out-of-distribution. Only the order of scores counts.
 """
 
 import numpy as np
@@ -8,15 +8,17 @@ from sklearn.metrics import roc_auc_score
 
 
 def auroc(in_distribution, out):
-    """Share of pairs of an in-distribution and an OOD image in which the OOD image has the larger score, in %.
+    """Return the area under the ROC curve in %.
 
-    A tie is half a pair, so that a score that tells nothing has 50.
+    It is the share of pairs of an in-distribution and an OOD image in which the OOD image has the larger score. A tie
+    counts half, so a constant score has 50.
 
     Args:
-        in_distribution, out: (N,) and (M,) scores, array-likes of finite numbers.
+        in_distribution: (N,) scores of in-distribution images, finite.
+        out: (M,) scores of OOD images, finite.
 
     Raises:
-        ValueError: one of them is empty, not a list of numbers, or holds a NaN or infinity.
+        ValueError: One of them is empty, has not one dimension, or holds a NaN or infinity.
     """
     in_distribution, out = check(in_distribution, "in-distribution"), check(out, "OOD")
     is_out = np.repeat([0, 1], [len(in_distribution), len(out)])
@@ -24,28 +26,27 @@ def auroc(in_distribution, out):
 
 
 def fpr_at_95(in_distribution, out):
-    """False positive rate at 95 % true positives, in %, where in-distribution is the positive class.
+    """Return the false positive rate at 95 % true positives, in %; in-distribution is the positive class.
 
-    The rate is the share of the OOD images at or below ``threshold_at_95``.
-
-    Args, Raises: as ``auroc``.
+    It is the share of the OOD images at or below `threshold_at_95`. Arguments and errors are those of `auroc`.
     """
     out = check(out, "OOD")
     return 100 * float(np.mean(out <= threshold_at_95(in_distribution)))
 
 
 def threshold_at_95(in_distribution):
-    """The smallest score that keeps at least 95 % of the in-distribution images, those at or below it.
+    """Return the smallest score that at least 95 % of the in-distribution images do not exceed.
 
-    Args, Raises: as ``auroc``.
+    Argument and errors are those of `auroc`.
     """
     in_distribution = check(in_distribution, "in-distribution")
-    kept = -(-95 * len(in_distribution) // 100)  # rounded up, in whole numbers
+    kept = -(-95 * len(in_distribution) // 100)  # rounded up
     return np.sort(in_distribution)[kept - 1]
 
 
 def check(scores, what):
+    """Return scores as an array; raise ValueError as `auroc` does, naming `what` they are."""
     scores = np.asarray(scores)
     if scores.ndim != 1 or not len(scores) or not np.isfinite(scores).all():
-        raise ValueError(f"{what} scores must be one or more finite numbers in a row, got shape {scores.shape}")
+        raise ValueError(f"{what} scores must be a list of one or more finite numbers, got shape {scores.shape}")
     return scores

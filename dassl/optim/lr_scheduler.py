@@ -1,4 +1,4 @@
-"""Learning rates by epoch."""
+"""Schedules of the learning rate over epochs."""
 
 import bisect
 import math
@@ -15,9 +15,9 @@ class EpochLR(LRScheduler):
     """Learning rate as a function of the epoch alone.
 
     Args:
-        optimizer: the one to drive; it is never part of the saved state.
-        lr_at: function (base learning rate, epoch from 0) -> learning rate. It follows the configuration,
-            so it is not saved either: the state is numbers only.
+        optimizer: The optimizer to drive. It is never part of the saved state.
+        lr_at: Function (base learning rate, epoch from 0) -> learning rate. It is not saved either, because the
+            configuration gives it: the state is numbers only.
     """
 
     def __init__(self, optimizer, lr_at):
@@ -31,23 +31,23 @@ class EpochLR(LRScheduler):
         return {key: value for key, value in super().state_dict().items() if key != "lr_at"}
 
     def load_state_dict(self, state_dict):
-        """Take what is known here; upstream's states hold more."""
+        """Load the known entries of a state; those of upstream Dassl have more."""
         super().load_state_dict({key: state_dict[key] for key in self.state_dict().keys() & state_dict.keys()})
 
 
 def build_lr_scheduler(optimizer, optim_cfg):
-    """Make the schedule that `optim_cfg` (cfg.OPTIM) describes; `step()` it once an epoch.
+    """Return the schedule that `optim_cfg` (cfg.OPTIM) describes; call its `step()` once per epoch.
 
     Raises:
-        ValueError: LR_SCHEDULER or WARMUP_TYPE is unknown, or a warm-up without recount fills all epochs.
+        ValueError: LR_SCHEDULER or WARMUP_TYPE is unknown, or a warm-up without recount takes all epochs.
     """
     check_availability(optim_cfg.LR_SCHEDULER, SCHEDULERS, "schedule (OPTIM.LR_SCHEDULER)")
     decay = decay_function(optim_cfg)
     warmup = max(optim_cfg.WARMUP_EPOCH, 0)
     if warmup:
         check_availability(optim_cfg.WARMUP_TYPE, WARMUPS, "warm-up (OPTIM.WARMUP_TYPE)")
-    # Without recount the schedule goes on from the epoch where the warm-up ends, but relative to its value
-    # there: the first epoch after a warm-up has the full learning rate either way.
+    # Without recount the schedule starts at the epoch where the warm-up ends, divided by its value there: either way
+    # the first epoch after the warm-up has the full learning rate, as in upstream Dassl.
     offset = 0 if optim_cfg.WARMUP_RECOUNT else warmup
     if offset and offset >= optim_cfg.MAX_EPOCH:
         raise ValueError(
@@ -66,7 +66,7 @@ def build_lr_scheduler(optimizer, optim_cfg):
 
 
 def decay_function(optim_cfg):
-    """Return epoch -> factor of the base learning rate."""
+    """Return the function epoch -> factor of the base learning rate."""
     gamma, stepsize = optim_cfg.GAMMA, optim_cfg.STEPSIZE
     if optim_cfg.LR_SCHEDULER == "cosine":
         return lambda epoch: (1 + math.cos(math.pi * epoch / optim_cfg.MAX_EPOCH)) / 2

@@ -1,4 +1,4 @@
-"""Optimizers by name."""
+"""Optimizers, chosen by name."""
 
 import warnings
 
@@ -13,20 +13,21 @@ OPTIMIZERS = ("adam", "amsgrad", "sgd", "rmsprop", "radam", "adamw")
 
 
 def build_optimizer(model, optim_cfg, param_groups=None):
-    """Make the optimizer that `optim_cfg` (cfg.OPTIM) describes.
+    """Return the optimizer that `optim_cfg` (cfg.OPTIM) describes.
 
     Args:
-        model: a module, or an iterable of parameters or parameter groups.
-        param_groups: used instead of the model's parameters.
+        model: A module, or an iterable of parameters or parameter groups.
+        optim_cfg: The node OPTIM of the configuration.
+        param_groups: Parameter groups that replace the model's parameters.
 
     Raises:
         ValueError: OPTIM.NAME is unknown.
-        TypeError: OPTIM.STAGED_LR with something else than a module.
+        TypeError: OPTIM.STAGED_LR is set, but `model` is no module.
     """
     check_availability(optim_cfg.NAME, OPTIMIZERS, "optimizer (OPTIM.NAME)")
     if param_groups is not None:
         if optim_cfg.STAGED_LR:
-            warnings.warn("OPTIM.STAGED_LR is ignored: param_groups are given", stacklevel=2)
+            warnings.warn("OPTIM.STAGED_LR is ignored because param_groups are given", stacklevel=2)
         params = param_groups
     elif optim_cfg.STAGED_LR:
         params = staged_groups(model, optim_cfg)
@@ -49,7 +50,7 @@ def build_optimizer(model, optim_cfg, param_groups=None):
 
 
 def staged_groups(model, optim_cfg):
-    """Two parameter groups: children not in NEW_LAYERS at LR * BASE_LR_MULT, then those in it at LR."""
+    """Return two parameter groups: children not in NEW_LAYERS with LR * BASE_LR_MULT, then those in it with LR."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"OPTIM.STAGED_LR needs a module, got {type(model).__name__}")
     if isinstance(model, nn.DataParallel):

@@ -1,29 +1,32 @@
-"""Several processes, started by torchrun, that are one run: the first of them writes and speaks."""
+"""Several processes of torchrun that train as one run. The first of them writes and prints.
+
+Functions import torch, so that commands answer --help without it.
+"""
 
 import contextlib
 import os
 import sys
 
-import torch
-from torch import distributed
-
 
 def world_size():
-    """How many processes torchrun has started; 1 without it."""
+    """Return the number of processes that torchrun started; 1 without torchrun."""
     return int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else 1
 
 
 def is_main():
-    """Whether this is the process that writes."""
+    """Return whether this process writes and prints."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @contextlib.contextmanager
 def process_group():
-    """Join the processes that torchrun has started while the block runs; all but the first are silent."""
+    """Connect the processes of torchrun while the block runs; only the first one prints."""
     if world_size() == 1:
         yield
         return
+    import torch
+    from torch import distributed
+
     distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(sys.stdout if is_main() else nowhere):
         try:
@@ -33,13 +36,18 @@ def process_group():
 
 
 def wait_for_all():
-    """Until every process is here."""
+    """Wait until all processes get here."""
     if world_size() > 1:
+        from torch import distributed
+
         distributed.barrier()
 
 
 def same_seed():
-    """A random seed that all processes share."""
+    """Return a random seed that all processes share."""
+    import torch
+    from torch import distributed
+
     seed = [torch.seed() % 2**31]
     distributed.broadcast_object_list(seed)
     return seed[0]

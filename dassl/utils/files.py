@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and folders that belong to one run."""
+"""Files that are written whole or not at all, and folders that belong to one run."""
 
 import contextlib
 import csv
@@ -10,28 +10,33 @@ import shutil
 import socket
 from pathlib import Path
 
+from .commands import UserError
 from .distributed import is_main
-from .tools import UserError, mkdir_if_missing
+from .tools import mkdir_if_missing
+
+BEST = "model-best.pth.tar"  # the checkpoint that was best on validation
 
 
 @contextlib.contextmanager
 def replacing(fpath, mode="w", **options):
-    """A file to write, which takes the place of `fpath` once the block has ended and all of it is on the disk.
+    """Open a file for writing that replaces `fpath` when the block ends and all of it is on the disk.
 
-    Until then, and whatever goes wrong, `fpath` is what it was before. The folder is made. Of several processes that
-    are one run, the first one writes.
+    Until then, and after an error, `fpath` stays as it was. Missing folders are made. Of several processes that train
+    as one run, only the first one writes.
 
     Args:
-        mode, options: of `open`.
+        fpath: Path of the file.
+        mode: As for `open`.
+        **options: As for `open`.
 
     Raises:
-        UserError: it cannot be written (no room, no permission, ...).
+        UserError: The file cannot be written: the disk is full, permission is missing, ...
     """
     if not is_main():
         with open(os.devnull, mode) as nowhere:
             yield nowhere
         return
-    partial = f"{fpath}.{os.getpid()}.tmp"  # other processes may write the same, a data set's split say
+    partial = f"{fpath}.{os.getpid()}.tmp"  # other processes may write the same file, e.g. a split
     try:
         mkdir_if_missing(osp.dirname(fpath))
         with open(partial, mode, **({} if "b" in mode else {"encoding": "utf-8"}), **options) as file:
@@ -42,14 +47,14 @@ def replacing(fpath, mode="w", **options):
         sync_folder(osp.dirname(fpath))
     except OSError as error:
         reason = error.strerror or error
-        raise UserError(f"cannot write {fpath}: {reason}; what was there before is as it was") from error
+        raise UserError(f"cannot write {fpath}: {reason}; an earlier version of it is unchanged") from error
     finally:
         with contextlib.suppress(OSError):
             os.unlink(partial)
 
 
 def sync_folder(folder):
-    """Let the names in a folder survive a power cut, too."""
+    """Write the names in a folder to the disk, so that they survive a power cut."""
     handle = os.open(folder or ".", os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -63,31 +68,36 @@ def read_json(fpath):
 
 
 def write_json(obj, fpath):
-    """Write JSON with indent 4, making the folder; a reader never sees half a file."""
+    """Write a JSON file with indent 4, as `replacing` does."""
     with replacing(fpath) as file:
         json.dump(obj, file, indent=4, ensure_ascii=False)
 
 
 def write_csv(rows, fpath):
-    """Write rows of values, making the folder; a reader never sees half a file."""
+    """Write rows of values to a CSV file, as `replacing` does."""
     with replacing(fpath, newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
 
 
+def checkpoint_name(epoch):
+    """Return the file name of the checkpoint after `epoch` epochs; None means the best on validation."""
+    return BEST if epoch is None else f"model.pth.tar-{epoch}"
+
+
 def copy_file(source, target):
-    """Copy a file; `target` is whole or what it was before."""
+    """Copy a file, as `replacing` does."""
     with open(source, "rb") as read, replacing(target, "wb") as written:
         shutil.copyfileobj(read, written)
 
 
 @contextlib.contextmanager
 def owned(folder):
-    """Keep other processes out of a folder, which is made, while the block runs; one that dies keeps none out.
+    """Lock a folder against other runs while the block runs; a process that dies releases its lock.
 
-    What one that was killed had not finished writing is removed.
+    A missing folder is made. Files that a killed process left unfinished are removed.
 
     Raises:
-        UserError: the folder belongs to another process, which is named.
+        UserError: Another process holds the lock (the message names it), or the folder is not writable.
     """
     if not is_main():  # the first process owns it for all
         yield
@@ -109,9 +119,12 @@ def owned(folder):
 
 
 def lock(fpath):
-    """The open file of a lock, which tells who holds it.
+    """Lock a file and return it open; it holds the name of the process.
 
-    The lock is the kernel's record lock: workers do not inherit it, and it ends with the process.
+    It is a record lock of the kernel: worker processes do not inherit it, and it ends with the process.
+
+    Raises:
+        UserError: Another process holds the lock.
     """
     while True:
         file = open(fpath, "a+", encoding="utf-8")
@@ -127,7 +140,7 @@ def lock(fpath):
             ) from error
         if osp.isfile(fpath) and osp.samestat(os.fstat(file.fileno()), os.stat(fpath)):
             break
-        file.close()  # its owner has just removed it
+        file.close()  # its owner just removed it
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     file.flush()

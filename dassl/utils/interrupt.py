@@ -1,21 +1,22 @@
-"""SIGINT and SIGTERM: a training step is finished first, and the run ends with the signal's exit code."""
+"""SIGINT and SIGTERM: the run finishes its training step and ends with the exit code of the signal."""
 
 import contextlib
 import os
 import signal
 import time
 
-import torch
-from torch import distributed
-
 from .distributed import world_size
 
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
-ECHO = 0.5  # seconds in which a second signal is the first one again: of the terminal, and passed on by a script
+ECHO = 0.5  # seconds in which a second signal counts as the first: the terminal and a script may both send it
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asks the run to end; `code` is the exit code that says so, 128 + its number."""
+    """A signal asks the run to end.
+
+    Attributes:
+        code: Exit code for the signal, 128 + its number.
+    """
 
     def __init__(self, number):
         super().__init__(SIGNALS[number])
@@ -28,7 +29,7 @@ class _State:
 
 @contextlib.contextmanager
 def signals_interrupt():
-    """Signals raise Interrupted while the block runs; a second one ends the process at once."""
+    """Let signals raise Interrupted while the block runs; a second signal ends the process at once."""
 
     def handle(number, frame):
         if _State.pending is not None:
@@ -50,7 +51,7 @@ def signals_interrupt():
 
 @contextlib.contextmanager
 def uninterrupted():
-    """A block that signals do not cut: Interrupted is raised at its end."""
+    """Run a block that signals do not cut: Interrupted is raised at its end."""
     outer, _State.put_off = _State.put_off, True
     try:
         yield
@@ -61,10 +62,13 @@ def uninterrupted():
 
 
 def raise_together():
-    """Raise Interrupted in all of a run's processes if a signal has asked one of them to end.
+    """Raise Interrupted in all processes of a run if a signal reached one of them.
 
-    Called by all processes after the same step, or the same batch of a test; several have put signals off until then.
+    All processes call it after the same step, or the same batch of a test; signals wait until then.
     """
+    import torch  # here, so that commands answer --help without it
+    from torch import distributed
+
     pending = torch.tensor(_State.pending or 0)
     if world_size() > 1:
         distributed.all_reduce(pending, distributed.ReduceOp.MAX)

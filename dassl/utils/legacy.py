@@ -1,8 +1,7 @@
-"""Read checkpoints that upstream's toolbox pickled, without running what a pickle may hold.
+"""Read checkpoints that upstream Dassl pickled, without running code that a pickle may hold.
 
-Beside tensors they hold whole schedulers and optimizers. Those are replaced by stand-ins that keep nothing;
-any other class or function than those listed here is refused before it is called.
-Given to `torch.load` as its `pickle_module`.
+Beside tensors they hold schedulers and optimizers as objects, which are replaced by empty ones. All other classes and
+functions but those listed here are refused before they are called. `torch.load` takes this module as `pickle_module`.
 """
 
 import pickle
@@ -34,14 +33,14 @@ ALLOWED = {
     "numpy": {"dtype", "ndarray", "float64", "float32", "int64", "bool_"},
     "numpy.core.multiarray": {"scalar", "_reconstruct"},
     "numpy._core.multiarray": {"scalar", "_reconstruct"},
-    "_codecs": {"encode"},  # how old pickles write the bytes of a NumPy number
+    "_codecs": {"encode"},  # old pickles write the bytes of a NumPy number with it
 }
 # Python 2's names, which pickles of protocol 2 and lower use.
 RENAMED = {"__builtin__": "builtins"}
 
 
 class Discarded:
-    """Stands where a scheduler or an optimizer was pickled; forgets all that it is given."""
+    """The empty object that replaces a scheduler or an optimizer."""
 
     def __init__(self, *args, **kwargs):
         pass
@@ -51,6 +50,8 @@ class Discarded:
 
 
 class Unpickler(pickle.Unpickler):
+    """An unpickler of the allowed classes and functions."""
+
     def find_class(self, module, name):
         module = RENAMED.get(module, module)
         if module == "torch.optim" or module.startswith("torch.optim."):
@@ -61,4 +62,5 @@ class Unpickler(pickle.Unpickler):
 
 
 def load(file, **options):
+    """Return the content of a pickle, as `pickle.load` does; raise UnpicklingError for a class that is not allowed."""
     return Unpickler(file, **options).load()

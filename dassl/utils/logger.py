@@ -1,4 +1,4 @@
-"""Copy what is printed into a file."""
+"""Copy the output of a run to a file."""
 
 import contextlib
 import os
@@ -11,18 +11,22 @@ from .tools import mkdir_if_missing
 
 
 class Logger:
-    """Stand in for a console stream: what is written goes to the console and to `fpath`.
+    """A stream that writes to the console and to a file.
 
-    Everything else (isatty, fileno, encoding, ...) is the console's; only the file is ever closed.
+    All other attributes (isatty, fileno, encoding, ...) are those of the console. The console is never closed.
+
+    Args:
+        fpath: Path of the file.
+        console: The stream of the console; sys.stdout if None.
     """
 
     def __init__(self, fpath, console=None):
         self.console = sys.stdout if console is None else console
         mkdir_if_missing(osp.dirname(fpath))
-        self.file = open(fpath, "w", encoding="utf-8", buffering=1)  # by line: a killed run keeps its log
+        self.file = open(fpath, "w", encoding="utf-8", buffering=1)  # written line by line: a killed run keeps its log
 
     def __getattr__(self, name):
-        if name in ("console", "file"):  # not set yet: asking them for themselves would never end
+        if name in ("console", "file"):  # not set yet: looking them up here again would never end
             raise AttributeError(name)
         return getattr(self.console, name)
 
@@ -36,18 +40,18 @@ class Logger:
         self.to_file(lambda: (self.file.flush(), os.fsync(self.file.fileno())))
 
     def to_file(self, action):
-        """What cannot be logged, on a full disk say, stops no run: the log ends, and that is told."""
+        """Do something with the file; if that fails (the disk is full, say), report it and end the log, not the run."""
         if self.file.closed:
             return
         try:
             action()
         except OSError as error:
-            with contextlib.suppress(OSError):  # closing writes what is left
+            with contextlib.suppress(OSError):  # closing writes the rest
                 self.file.close()
-            print(f"{self.file.name} ends here: {error.strerror or error}", file=sys.stderr)
+            print(f"logging to {self.file.name} stops: {error.strerror or error}", file=sys.stderr)
 
     def close(self):
-        """Close the file; the console goes on."""
+        """Close the file; the console stays open."""
         self.file.close()
 
     def __enter__(self):
@@ -58,11 +62,11 @@ class Logger:
 
 
 def setup_logger(output=None):
-    """Copy everything printed from now on to a file.
+    """Copy to a file what is printed from now on.
 
     Args:
-        output: a file ending in .txt or .log, or a folder, where log.txt is written; None does nothing.
-            A log that is already there is kept: the new one's name then ends in date and time.
+        output: A path that ends in .txt or .log, or the folder of a log.txt; None does nothing. An existing log is
+            kept: date and time are added to the name of the new one.
     """
     if output is None or not is_main():
         return

@@ -1,29 +1,34 @@
-"""Names for classes, so that a configuration can choose one."""
+"""Registries: classes by name, so that a configuration can choose one."""
 
 import importlib
 import pkgutil
 import warnings
 
-from .tools import UserError, check_availability
+from .commands import UserError
+from .tools import check_availability
+
+REGISTRIES = {}  # {name: Registry}: so the configuration finds registered classes without importing them
 
 
 class Registry:
-    """Objects by name. `@REGISTRY.register()` above a class, or `REGISTRY.register(cls)`, adds it."""
+    """Classes by name. `@REGISTRY.register()` above a class, or `REGISTRY.register(cls)`, adds it."""
 
     def __init__(self, name):
         self._name = name
         self._objects = {}
         self._fallbacks = set()
+        REGISTRIES[name] = self
 
     def register(self, obj=None, force=False, fallback=False):
-        """Add `obj` under its `__name__`; used as a decorator if no `obj` is given.
+        """Add a class under its `__name__`; without `obj`, return a decorator that does.
 
         Args:
-            force: replace what has the name.
-            fallback: leave the name to whatever else takes it, before or after.
+            obj: The class.
+            force: Replace another class of this name.
+            fallback: Leave the name to any other class that takes it, before or after.
 
         Raises:
-            KeyError: the name is taken.
+            KeyError: The name is taken.
         """
         if obj is None:
             return lambda decorated: self.register(decorated, force, fallback)
@@ -37,10 +42,10 @@ class Registry:
         return obj
 
     def get(self, name):
-        """Return the object of that name.
+        """Return the class of a name.
 
         Raises:
-            KeyError: there is none; the message lists what there is.
+            KeyError: The name is unknown; the message lists the known names.
         """
         try:
             check_availability(name, self.registered_names(), f"{self._name} entry")
@@ -49,38 +54,46 @@ class Registry:
         return self._objects[name]
 
     def build(self, name, what, cfg, **kwargs):
-        """Make the object that a configuration asks for: call the one of that name with `cfg`.
+        """Return an object of the class of a name.
 
         Args:
-            what: what the name is of, with its key, for the error.
+            name: The name.
+            what: What the name stands for, with its config key, for the error message.
+            cfg: The configuration; the first argument of the class.
+            **kwargs: Further arguments of the class.
 
         Raises:
-            UserError: there is none; the line lists what there is.
+            UserError: The name is unknown; the message lists the known names.
         """
         check_availability(name, self.registered_names(), what)
         if cfg.VERBOSE:
             print(f"Loading {self._name.lower()}: {name}")
         return self._objects[name](cfg, **kwargs)
 
+    def find(self, name):
+        """Return the class of a name; None if the name is unknown."""
+        return self._objects.get(name)
+
     def extend_cfg(self, cfg):
-        """Let every object that has an `extend_cfg` add its keys to a configuration."""
+        """Let every class that has an `extend_cfg` add its keys to a configuration."""
         for obj in self._objects.values():
             if hasattr(obj, "extend_cfg"):
                 obj.extend_cfg(cfg)
 
     def registered_names(self):
-        """Names in the order in which they were registered."""
+        """Return the names in the order of registration."""
         return list(self._objects)
 
 
 def import_modules(package, path, leave_out=()):
-    """Import every module of a package, so that what is in it registers itself.
+    """Import every module of a package, so that its classes register themselves.
 
-    One that cannot be imported is left out with a warning: the others stay usable.
+    If a module cannot be imported, a warning is issued and the others are still imported.
 
     Args:
-        package, path: its `__name__` and `__path__`.
-        leave_out: names of modules that register nothing.
+        package: `__name__` of the package.
+        path: `__path__` of the package.
+        leave_out: Names of modules that register nothing.
     """
     for module in pkgutil.iter_modules(path):
         if module.name not in leave_out:

@@ -1,4 +1,7 @@
-"""Files, seeds, names and the environment."""
+"""Files, seeds, names and the environment.
+
+Functions import numpy, Pillow and torch, so that commands answer --help without them.
+"""
 
 import difflib
 import importlib.metadata
@@ -9,25 +12,12 @@ import random
 import subprocess
 import warnings
 
-import numpy as np
-import torch
-from PIL import Image
-
-
-class UserError(ValueError):
-    """A mistake only the user can mend, told in one line: what was wrong, what is allowed, what to do.
-
-    An error of a DataLoader worker is raised again with the text of a whole traceback as its message;
-    its last line is the message that was written here, so only that is kept.
-    """
-
-    def __init__(self, message):
-        last_line = message.strip().rpartition("\n")[2]
-        super().__init__(last_line.removeprefix(f"{__name__}.UserError: "))
+from .commands import UserError
+from .distributed import same_seed, world_size
 
 
 def mkdir_if_missing(dirname):
-    """Make a folder and its parents; an empty name is the current folder."""
+    """Make a folder and its parents; an empty name means the current folder."""
     os.makedirs(dirname or ".", exist_ok=True)
 
 
@@ -40,21 +30,24 @@ def check_isfile(fpath):
 
 
 def listdir_nohidden(path, sort=False):
-    """Names in a folder that do not start with a dot, in the file system's order unless `sort`."""
+    """Return the names in a folder that do not start with a dot, in the file system's order or sorted."""
     names = [name for name in os.listdir(path) if not name.startswith(".")]
     return sorted(names) if sort else names
 
 
 def read_image(path, at_least=None):
-    """Open an image as RGB.
+    """Return an image as a PIL image in RGB.
 
     Args:
-        at_least: (width, height) in pixels; a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is not
-            smaller. That is faster, but after resizing the pixels are not quite those of the whole image.
+        path: Path of the file.
+        at_least: (width, height) in pixels. A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that is not smaller:
+            this is faster, but pixels differ a little after resizing. None decodes the whole image.
 
     Raises:
-        UserError: the file is missing, damaged or no image; the message names it.
+        UserError: The file is missing, damaged or no image.
     """
+    from PIL import Image
+
     try:
         with Image.open(path) as image:
             if at_least:
@@ -65,28 +58,52 @@ def read_image(path, at_least=None):
 
 
 def tolist_if_not(x):
-    """Wrap anything that is not a list into one."""
+    """Return a list as it is, and anything else in a list."""
     return x if isinstance(x, list) else [x]
 
 
 def set_random_seed(seed):
-    """Seed Python's random, NumPy's global generator and torch on CPU and every GPU."""
+    """Seed Python's and NumPy's global generators, and torch's on the CPU and all GPUs."""
+    import numpy as np
+    import torch
+
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
 
 
+def set_determinism(seed):
+    """Seed all generators and make results repeatable on the same machine; below 0, the run is random."""
+    import torch
+
+    if seed < 0 and world_size() > 1:
+        set_random_seed(same_seed())
+    if seed < 0:
+        torch.backends.cudnn.benchmark = True
+        return
+    set_random_seed(seed)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS results vary
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # it is slow and only helps to find bugs
+
+
 def similar_names(name, available, count=3):
-    """The names in `available` nearest to `name`, ignoring case; the best first, at most `count`."""
+    """Return up to `count` names in `available` that are similar to `name`, the most similar first; case is ignored."""
     by_lower = {other.lower(): other for other in available}
     return [by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower, n=count)]
 
 
 def check_availability(requested, available, kind="name"):
-    """Check that a name is one of those that exist.
+    """Check that a name is known.
+
+    Args:
+        requested: The name.
+        available: The known names.
+        kind: What the name stands for, for the error message.
 
     Raises:
-        UserError: it is not; the message gives the nearest names and all of them.
+        UserError: It is unknown; the message gives similar names and all known names.
     """
     if requested not in available:
         nearest = similar_names(requested, available)
@@ -95,7 +112,7 @@ def check_availability(requested, available, kind="name"):
 
 
 def package_versions():
-    """Versions of what a run's numbers depend on, as {name: version, or None if not installed}."""
+    """Return {package: version} of the packages that results depend on; the version is None if it is missing."""
     versions = {"python": platform.python_version()}
     names = {"torch": "torch", "torchvision": "torchvision", "open_clip": "open_clip_torch"}
     for name, distribution in {**names, "numpy": "numpy", "pillow": "pillow"}.items():
@@ -107,7 +124,7 @@ def package_versions():
 
 
 def git_state(folder):
-    """The commit that a checkout is at and whether files differ from it; None where that is not to be known."""
+    """Return {"commit": hash, "dirty": whether files differ from it} of a checkout; None if git cannot say."""
     git = ["git", "-C", folder]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
@@ -118,10 +135,12 @@ def git_state(folder):
 
 
 def collect_env_info():
-    """Describe the machine and the libraries, one `name: value` line each.
+    """Return a description of the machine and the libraries in lines "name: value".
 
-    torch's own report starts about ten processes and takes a second or more; this one starts none.
+    torch's own report takes a second or more, because it starts about ten processes.
     """
+    import torch
+
     info = {
         "os": platform.platform(),
         "cpu": f"{platform.processor() or platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, "

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, made of tensors and plain containers only."""
+"""Checkpoints: files of tensors and plain containers, written whole or not at all."""
 
 import io
 import os.path as osp
@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from . import legacy
+from .commands import UserError
 from .distributed import is_main
-from .files import copy_file, replacing
-from .tools import UserError
+from .files import BEST, checkpoint_name, copy_file, replacing
 
 
 def get_random_state():
-    """State of every random generator (Python, NumPy, torch, GPUs) in tensors and plain containers."""
+    """Return the states of all random generators (Python, NumPy, torch, GPUs) in tensors and plain containers."""
     name, keys, position, has_gauss, cached = np.random.get_state()
     return {
         "python": random.getstate(),
@@ -29,7 +29,7 @@ def get_random_state():
 
 
 def set_random_state(state):
-    """Put back what `get_random_state` returned; GPUs that this machine lacks are left out."""
+    """Set the states that `get_random_state` returned, except those of GPUs that this machine lacks."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])
@@ -38,12 +38,16 @@ def set_random_state(state):
 
 
 def strip_data_parallel(state_dict):
-    """Remove the "module." that DataParallel puts before every name."""
+    """Return a state dict without the "module." that DataParallel puts before every name."""
     return {name.removeprefix("module."): value for name, value in state_dict.items()}
 
 
 def save_tensors(obj, fpath):
-    """torch.save, to a file that is whole or what it was before. Raises UserError if it cannot be written."""
+    """Save an object by torch.save, as `replacing` writes a file.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
     buffer = io.BytesIO()
     torch.save(obj, buffer)
     with replacing(fpath, "wb") as file:
@@ -51,19 +55,22 @@ def save_tensors(obj, fpath):
 
 
 def save_checkpoint(state, save_dir, is_best=False, remove_module_from_keys=True, model_name=""):
-    """Write `<save_dir>/<model_name>`, and its name as the first line of `<save_dir>/checkpoint`.
+    """Write the checkpoint <save_dir>/<model_name>, and its name to <save_dir>/checkpoint.
 
-    The second line is the one saved before, for when the last one is damaged. Of an epoch's parts only those two stay.
+    That file names the last checkpoint in its first line, and in its second line the one before it, in case the last
+    one is damaged. Of the checkpoints within epochs only those two are kept. The states of the random generators are
+    added to `state` (unless it has "random_state"), so that a resumed run draws the numbers of an unbroken one.
 
     Args:
-        state: dict with "state_dict" and "epoch" (epochs finished), and any tensors and plain values; "batch", if there
-            is one, are the batches finished of the next epoch.
-        is_best: also copy the file to model-best.pth.tar.
-        remove_module_from_keys: strip DataParallel's prefix.
-        model_name: file name; model.pth.tar-<epoch>, or model.pth.tar-<epoch>-<batch>, if empty.
+        state: Dict with "state_dict", "epoch" (number of finished epochs), and other tensors and plain values. "batch"
+            is the number of finished batches of the next epoch, if any.
+        save_dir: Folder of the checkpoint.
+        is_best: Also copy the file to model-best.pth.tar.
+        remove_module_from_keys: Remove DataParallel's "module." from the names of weights.
+        model_name: File name; if empty, model.pth.tar-<epoch> or model.pth.tar-<epoch>-<batch>.
 
-    The states of the random generators are added, unless there is a "random_state", so that a resumed run draws what an
-    unbroken one does.
+    Raises:
+        UserError: A file cannot be written.
     """
     if not is_main():
         return
@@ -71,7 +78,7 @@ def save_checkpoint(state, save_dir, is_best=False, remove_module_from_keys=True
     if remove_module_from_keys:
         state["state_dict"] = strip_data_parallel(state["state_dict"])
     part = f"-{state['batch']}" if "batch" in state else ""
-    model_name = model_name or f"model.pth.tar-{state['epoch']}{part}"
+    model_name = model_name or f"{checkpoint_name(state['epoch'])}{part}"
     fpath = osp.join(save_dir, model_name)
     save_tensors(state, fpath)
     print(f"Checkpoint saved to {fpath}")
@@ -83,18 +90,18 @@ def save_checkpoint(state, save_dir, is_best=False, remove_module_from_keys=True
         if path.name not in kept:
             path.unlink()
     if is_best:
-        copy_file(fpath, osp.join(save_dir, "model-best.pth.tar"))
+        copy_file(fpath, osp.join(save_dir, BEST))
 
 
 def load_checkpoint(fpath):
-    """Read a checkpoint to the CPU. The file cannot run code.
+    """Return the content of a checkpoint, on the CPU. The file cannot run code.
 
-    Upstream's checkpoints hold pickled schedulers and optimizers, which are left out.
+    The schedulers and optimizers that upstream Dassl pickled are left out.
 
     Raises:
         ValueError: `fpath` is None.
-        FileNotFoundError: there is no such file.
-        UserError: the file is damaged, or holds what could run code.
+        FileNotFoundError: The file is missing.
+        UserError: The file is damaged, or holds objects that could run code.
     """
     if fpath is None:
         raise ValueError("the path of a checkpoint is None")
@@ -107,15 +114,19 @@ def load_checkpoint(fpath):
         except pickle.UnpicklingError:
             checkpoint = torch.load(fpath, map_location="cpu", weights_only=False, pickle_module=legacy)
     except Exception as error:  # a damaged pickle can raise almost anything
-        raise UserError(f"cannot read checkpoint {fpath}, damaged or not to be trusted: {error}") from error
+        raise UserError(f"cannot read checkpoint {fpath}, which is damaged or unsafe: {error}") from error
     if not isinstance(checkpoint, dict):
         raise UserError(f"{fpath} is no checkpoint: it holds a {type(checkpoint).__name__}")
     return checkpoint
 
 
 def check_sums(fpath):
-    """Raise ValueError if a part of a checkpoint has not the checksum that torch wrote, and does not look at."""
-    if zipfile.is_zipfile(fpath):  # what upstream's oldest are not
+    """Check the checksums in a checkpoint, which torch writes but does not check.
+
+    Raises:
+        ValueError: A checksum is wrong.
+    """
+    if zipfile.is_zipfile(fpath):  # upstream Dassl's oldest checkpoints are none
         with zipfile.ZipFile(fpath) as archive:
             damaged = archive.testzip()
         if damaged:
@@ -123,7 +134,7 @@ def check_sums(fpath):
 
 
 def saved_names(fdir):
-    """Names of the checkpoints of a folder that were saved last, the newest first; none without its `checkpoint`."""
+    """Return the names in the file `checkpoint` of a folder, the newest first; none if it is missing."""
     fpath = osp.join(fdir, "checkpoint")
     if not osp.isfile(fpath):
         return []
@@ -132,10 +143,10 @@ def saved_names(fdir):
 
 
 def load_last_checkpoints(fdir):
-    """The checkpoints of a folder that were saved last and can be read, the newest first.
+    """Return the readable ones of a folder's last two checkpoints, the newest first.
 
     Raises:
-        UserError: none can be read.
+        UserError: None is readable.
     """
     checkpoints, damaged, names = [], [], saved_names(fdir)
     if not names:
@@ -145,17 +156,17 @@ def load_last_checkpoints(fdir):
             checkpoints.append(load_checkpoint(osp.join(fdir, name)))
         except (UserError, FileNotFoundError) as error:
             damaged.append(str(error))
-            print(f"{error}: looking for the one saved before")
+            print(f"{error}: trying the one before it")
     if damaged and not checkpoints:
         raise UserError(f"{'; '.join(damaged)}: delete {fdir} to start anew")
     return checkpoints
 
 
 def restore_checkpoint(checkpoint, model, optimizer=None, scheduler=None):
-    """Put a checkpoint's states into model, optimizer and scheduler, and back into the random generators.
+    """Load a checkpoint's states into model, optimizer, scheduler and the random generators.
 
     Raises:
-        UserError: the weights or the optimizer's groups are not those of the checkpoint.
+        UserError: The weights or the optimizer's parameter groups do not fit.
     """
     try:
         model.load_state_dict(checkpoint["state_dict"])
@@ -163,11 +174,11 @@ def restore_checkpoint(checkpoint, model, optimizer=None, scheduler=None):
             optimizer.load_state_dict(checkpoint["optimizer"])
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            "the checkpoint to resume from does not fit this model: other classes or settings made it"
+            "the checkpoint to resume from does not fit this model: it has other classes or settings"
         ) from error
     if scheduler is not None and checkpoint["scheduler"] is not None:
         schedule = checkpoint["scheduler"]
-        if "successor" in schedule:  # upstream's warm-up, which kept the epochs in an object of its own
+        if "successor" in schedule:  # upstream Dassl's warm-up keeps the epochs in another object
             schedule = {**schedule, "last_epoch": checkpoint["epoch"]}
         scheduler.load_state_dict(schedule)
     if "random_state" in checkpoint:
@@ -175,7 +186,14 @@ def restore_checkpoint(checkpoint, model, optimizer=None, scheduler=None):
 
 
 def resume_from_checkpoint(fdir, model, optimizer=None, scheduler=None):
-    """Restore what was saved last in `fdir`; return the number of epochs finished then."""
+    """Load the last checkpoint of a folder.
+
+    Returns:
+        The number of its finished epochs.
+
+    Raises:
+        UserError: No checkpoint is readable, or it does not fit.
+    """
     checkpoint = load_last_checkpoints(fdir)[0]
     restore_checkpoint(checkpoint, model, optimizer, scheduler)
     print(f"Resumed from {fdir}, {checkpoint['epoch']} epochs finished")
@@ -183,9 +201,11 @@ def resume_from_checkpoint(fdir, model, optimizer=None, scheduler=None):
 
 
 def load_pretrained_weights(model, weight_path):
-    """Copy the weights of a file whose names and sizes fit the model; tell what was left out.
+    """Load the weights of a file whose names and sizes fit the model; print the names of the others.
 
-    The file may hold a state dict, or a checkpoint with one under "state_dict".
+    Args:
+        model: The model.
+        weight_path: File of a state dict, or of a dict that has one as "state_dict".
     """
     checkpoint = load_checkpoint(weight_path)
     weights = strip_data_parallel(checkpoint.get("state_dict", checkpoint))
@@ -198,11 +218,11 @@ def load_pretrained_weights(model, weight_path):
     print(f"Loaded pretrained weights from {weight_path}")
     discarded = [name for name in weights if name not in fitting]
     if discarded:
-        print(f"Discarded for an unknown name or another size: {discarded}")
+        print(f"Discarded because of an unknown name or another size: {discarded}")
 
 
 def count_num_param(model=None, params=None):
-    """Number of elements of a model's parameters, or of `params` (tensors, or dicts holding "params")."""
+    """Return the number of elements of a model's parameters, or of `params` (tensors or parameter groups)."""
     if model is not None:
         params = model.parameters()
     count = 0

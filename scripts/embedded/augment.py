@@ -1,6 +1,8 @@
 """Pictures for pretraining: RGBA drawings placed, coloured, set on backgrounds and spoilt, in batched operations.
 
-Whatever is done to a picture that a caption can name is reported as its attributes.
+A picture's attributes are the changes that a caption can name.
+
+Letters: B pictures, S pixels of a side, K attributes.
 """
 
 import math
@@ -11,7 +13,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from scripts.embedded.captions import COLORS, COLUMN
 
-# How often each thing is done that a caption can name.
+# Probabilities of the changes that a caption can name.
 CHANCE = {
     "gray": 0.35,
     "dark": 0.015,
@@ -27,12 +29,12 @@ CHANCE = {
     "small": 0.04,
     "large": 0.04,
 }
-RECOLORED, COARSE = 0.075, 0.3  # and what none names
+RECOLORED, COARSE = 0.075, 0.3  # and of those that none names
 LUMA = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
 
 
 class Augmenter:
-    """Draws all randomness from one generator, so a batch depends on its seed only."""
+    """Augment pictures; all randomness is drawn from one generator, so a batch depends on its seed only."""
 
     def __init__(self, generator):
         self.generator = generator
@@ -41,9 +43,14 @@ class Augmenter:
         return torch.rand(size, generator=self.generator) * (high - low) + low
 
     def __call__(self, pictures, styles):
-        """pictures (B, 4, S, S) uint8 RGBA; styles list of B names.
+        """Augment a batch.
 
-        Returns images (B, 3, S, S) in [0, 1], coverage (B, S, S) of the object, attributes (B, K) bool.
+        Args:
+            pictures: (B, 4, S, S) uint8, RGBA.
+            styles: B names.
+
+        Returns:
+            images (B, 3, S, S) in [0, 1]; coverage (B, S, S) of the object; attributes (B, K) bool.
         """
         batch = len(pictures)
         done = {name: self.uniform(batch) < chance for name, chance in CHANCE.items()}
@@ -65,7 +72,7 @@ class Augmenter:
             attributes[:, COLUMN[name]] = where
         recolored = done["gray"] | done["dark"] | done["inverted"]
         for i, (style, name) in enumerate(zip(styles, names, strict=True)):
-            # A silhouette or an outline shows no style; a background that was recoloured is not what it was.
+            # A silhouette or an outline shows no style; a recoloured background has lost its name.
             attributes[i, COLUMN[style]] = not (done["silhouette"][i] or done["outline"][i])
             attributes[i, COLUMN[f"{name} background"]] = not recolored[i]
         return images, alpha[:, 0], attributes
@@ -108,7 +115,11 @@ class Augmenter:
         return torch.minimum((mixed * gain + offset * alpha).clamp_(min=0), alpha)
 
     def background(self, batch, size, white):
-        """(B, 3, S, S) backgrounds and their names."""
+        """Draw backgrounds (B, 3, S, S); return them and their names.
+
+        Args:
+            white: (B,) bool, the pictures that get a white one.
+        """
         kind = torch.multinomial(torch.tensor([0.5, 0.05, 0.27, 0.1, 0.08]), batch, True, generator=self.generator)
         kind[white] = 0
         palette = torch.tensor(list(COLORS.values()))
@@ -128,7 +139,7 @@ class Augmenter:
         return result, [kinds[k] or color_names[c] for k, c in zip(kind.tolist(), choice[:, 0].tolist(), strict=True)]
 
     def spoil(self, images, done):
-        """What is done to the whole picture; each on the pictures it falls on only."""
+        """Change whole pictures, in place, each as ``done`` says."""
         for name in ("outline", "contour", "gray", "pixelated", "blurred", "noisy", "dark", "inverted"):
             where = torch.where(done[name])[0]
             if len(where):
@@ -151,7 +162,7 @@ class Augmenter:
         return images * self.ink(images)
 
     def ink(self, images):
-        """(B, 1, S, S): black where the brightness has edges, else white."""
+        """Return (B, 1, S, S), black at edges of the brightness, else white."""
         luma = F.pad((images * LUMA).sum(1), (1, 1, 1, 1), mode="replicate")
         edges = (luma[:, 1:-1, 2:] - luma[:, 1:-1, :-2]).abs() + (luma[:, 2:, 1:-1] - luma[:, :-2, 1:-1]).abs()
         return (1 - 2.5 * edges).clamp_(0, 1)[:, None]

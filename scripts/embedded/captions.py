@@ -1,8 +1,10 @@
 """Captions that are true of a picture, and which captions are true of which pictures.
 
-What was done to a picture (its style, its background, blur, rotation, ...) is a row of ``ATTRIBUTES``; most captions
-name one or two of them, so that words around a class name mean something. A caption is a positive of every picture
-in the batch that it is true of: the noun is one of the picture's, and every attribute it names holds.
+``ATTRIBUTES`` are a picture's style, its background and what was done to it (blur, rotation, ...). One caption in five
+names one or two of them, so that words around a class name mean something. A caption is a positive of every picture
+of the batch that it is true of: its noun is one of the picture's, and every attribute that it names holds.
+
+Letters: B pictures, T captions, K attributes, L positions.
 """
 
 from functools import cache
@@ -48,7 +50,7 @@ ATTRIBUTES = {
 }
 COLUMN = {name: i for i, name in enumerate(ATTRIBUTES)}
 MEDIA = ["photo"] * 5 + ["picture", "picture", "image", "image", "emoji", "icon"]
-# Words that prompts use and captions may lack.
+# Words of prompts that captions may lack.
 TEMPLATE_WORDS = "a an the this that is of in with and or type good bad itap photo one my i cool . , ! ? : 2 3 4"
 
 
@@ -58,9 +60,14 @@ def _pieces(word, tokenizer=SimpleTokenizer()):  # noqa: B008 (one tokenizer for
 
 
 class Captioner:
-    """Writes captions for concepts (entries of pretrain.json) over a compact vocabulary.
+    """Writes captions for concepts over a compact vocabulary.
 
-    Attributes: ``token_ids`` sorted BPE ids of the vocabulary; ``is_noun_of`` (concepts, nouns) bool.
+    Args:
+        concepts: entries of pretrain.json.
+
+    Attributes:
+        token_ids: sorted BPE ids of the vocabulary.
+        is_noun_of: (concepts, nouns) bool.
     """
 
     def __init__(self, concepts):
@@ -77,10 +84,16 @@ class Captioner:
         self._row = {token: i for i, token in enumerate(self.token_ids)}
 
     def write(self, concepts, attributes, random, category):
-        """One caption per picture: (token rows (T, L) into ``token_ids``, noun (T,), named attributes (T, K) bool).
+        """Write a caption for each picture.
 
-        concepts (T,) int; attributes (T, K) bool, what holds for each picture; ``random`` a random.Random. With
-        ``category`` the noun is the concept's category, else its name or, one time in ten, a keyword.
+        Args:
+            concepts: (T,) int.
+            attributes: (T, K) bool, those that hold for each picture.
+            random: a random.Random.
+            category: whether the noun is the concept's category; else it is its name or, one time in ten, a keyword.
+
+        Returns:
+            token rows (T, L) into ``token_ids``; nouns (T,); attributes that the captions name (T, K) bool.
         """
         texts, nouns, named = [], [], torch.zeros(attributes.shape, dtype=torch.bool)
         for i, (concept, held) in enumerate(zip(concepts.tolist(), attributes.tolist(), strict=True)):
@@ -88,14 +101,14 @@ class Captioner:
             kind = "categories" if category else "keywords" if random.random() < 0.1 else "names"
             noun = random.choice(entry[kind] or entry["names"])
             true = [name for name, column in COLUMN.items() if held[column]]
-            wanted = random.choices((0, 1, 2), weights=(0.8, 0.17, 0.03))[0]
+            left = random.choices((0, 1, 2), weights=(0.8, 0.17, 0.03))[0]  # attributes to name
             parts = {"adjective": [], "medium": [], "suffix": []}
             for name in random.sample(true, len(true)):
                 place, forms = ATTRIBUTES[name]
-                if wanted and (place == "adjective" or not parts[place]):
+                if left and (place == "adjective" or not parts[place]):
                     parts[place].append(random.choice(forms))
                     named[i, COLUMN[name]] = True
-                    wanted -= 1
+                    left -= 1
             texts.append(self._sentence(noun, random, **parts))
             nouns.append(self.index[noun])
         return self.tokenize(texts), torch.tensor(nouns), named
@@ -113,7 +126,7 @@ class Captioner:
         return sentence + random.choice((" .", ""))
 
     def tokenize(self, texts):
-        """Rows into ``token_ids``, (T, L) padded with 0 after EOT, whose row is the largest."""
+        """Return rows (T, L) into ``token_ids``, padded with 0 after the EOT, whose row is the largest."""
         rows = [
             [self._row[SOT], *(self._row[p] for word in text.split() for p in _pieces(word)), self._row[EOT]]
             for text in texts
@@ -124,7 +137,7 @@ class Captioner:
         return tokens
 
     def truth(self, concepts, attributes, nouns, named):
-        """(B, T) bool: is caption t true of picture b?"""
+        """Return whether caption t is true of picture b, (B, T) bool."""
         noun_holds = self.is_noun_of[concepts][:, nouns]
         missing = (~attributes).float() @ named.float().T
         return noun_holds & (missing == 0)

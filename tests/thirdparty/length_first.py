@@ -1,5 +1,7 @@
-"""A trainer by the habits of the CoOp family: it loads CLIP by hand, calls the text transformer length-first and
-registers its prompt learner only."""
+"""A trainer by the habits of the CoOp family.
+
+It loads CLIP by hand, calls the text transformer length-first and registers its prompt learner only.
+"""
 
 import torch
 import torch.nn as nn

@@ -1,4 +1,4 @@
-"""Images by path, and what readers of data sets share."""
+"""Images by path, and the base class of the readers of data sets."""
 
 import os
 import os.path as osp
@@ -12,17 +12,17 @@ from dassl.utils import UserError
 class Datum:
     """One image: its path, label, domain and class name.
 
-    Few-shot caches of other repositories are pickles of this class by this path, with these four private
-    attributes: keep all of them. Whether the file exists is DatasetBase's to find out, folder by folder: a
-    million questions to a file system take minutes.
+    Few-shot caches of other repositories are pickles that name this class by its module and have the four private
+    attributes, so neither may change. The file need not exist here: DatasetBase checks that folder by folder, because
+    a check per file takes minutes for a million files.
 
     Raises:
-        TypeError: `impath` is not a string.
+        TypeError: `impath` is no string.
     """
 
     def __init__(self, impath="", label=0, domain=0, classname=""):
         if not isinstance(impath, str):
-            raise TypeError(f"the path of an image is a string, got {type(impath).__name__}")
+            raise TypeError(f"the path of an image must be a string, got {type(impath).__name__}")
         self._impath = impath
         self._label = label
         self._domain = domain
@@ -46,7 +46,11 @@ class Datum:
 
 
 def check_images(items):
-    """Raise FileNotFoundError for the first image that does not exist; every folder is listed once."""
+    """Check that images exist; each folder is listed once.
+
+    Raises:
+        FileNotFoundError: An image is missing.
+    """
     listed = {}
     for item in items:
         folder, name = osp.split(item.impath)
@@ -60,15 +64,17 @@ class DatasetBase:
     """A data set: lists of Datum for training, validation and test.
 
     Args:
-        train_x: labelled training images; classes are counted and named here.
-        train_u: unlabelled training images.
+        train_x: Labelled training images, which also give the number and the names of the classes.
+        train_u: Unlabelled training images, or None.
+        val: Validation images, or None.
+        test: Test images.
 
     Raises:
-        FileNotFoundError: an image does not exist.
+        FileNotFoundError: An image is missing.
     """
 
-    dataset_dir = ""  # the folder under cfg.DATASET.ROOT
-    domains = []
+    dataset_dir = ""  # folder under cfg.DATASET.ROOT
+    domains = []  # names of the domains, if the data set has some
 
     def __init__(self, train_x=None, train_u=None, val=None, test=None):
         self._train_x = train_x
@@ -109,18 +115,18 @@ class DatasetBase:
 
     @staticmethod
     def get_num_classes(data_source):
-        """Largest label + 1."""
+        """Return the largest label + 1."""
         return max((item.label for item in data_source), default=-1) + 1
 
     @staticmethod
     def get_lab2cname(data_source):
-        """Return {label: class name} and the list of class names by label."""
+        """Return {label: class name} and the list of class names, both in the order of labels."""
         lab2cname = dict(sorted({item.label: item.classname for item in data_source}.items()))
         return lab2cname, list(lab2cname.values())
 
     @staticmethod
     def split_dataset_by_label(data_source):
-        """Return {label: items}, labels in order of first appearance."""
+        """Return {label: list of Datum} in the order in which the labels first appear."""
         by_label = defaultdict(list)
         for item in data_source:
             by_label[item.label].append(item)
@@ -129,14 +135,16 @@ class DatasetBase:
     def generate_fewshot_dataset(self, *data_sources, num_shots=-1, repeat=False):
         """Draw `num_shots` items of each class without replacement.
 
-        The draws come from Python's global `random`, one `random.sample` per class in order of first
-        appearance: with the same seed they are those of every repository of the family.
+        Each class takes one `random.sample` from Python's global generator, in the order in which the classes first
+        appear. So the same seed draws the same images as in all repositories with this API.
 
         Args:
-            repeat: draw with replacement from classes that have fewer items (else all of theirs are taken).
+            data_sources: Lists of Datum.
+            num_shots: Items per class; below 1: all items.
+            repeat: Draw with replacement if a class has fewer items. Otherwise all its items are taken.
 
         Returns:
-            A list, or a list of lists for several sources; the sources themselves if num_shots < 1.
+            A list, or a list of lists for several sources.
         """
         if num_shots < 1:
             return data_sources[0] if len(data_sources) == 1 else data_sources
@@ -155,13 +163,13 @@ class DatasetBase:
         return output[0] if len(output) == 1 else output
 
     def few_shot(self, cfg, train, val=None):
-        """Draw cfg.DATASET.NUM_SHOTS training images of each class, then up to 4 validation images.
+        """Draw cfg.DATASET.NUM_SHOTS training images of each class, then as many validation images, but at most 4.
 
         Returns:
-            (train, val); as they were if NUM_SHOTS < 1.
+            (train, val); unchanged if NUM_SHOTS is below 1.
 
         Raises:
-            UserError: a class has fewer training images than that.
+            UserError: A class has fewer training images.
         """
         shots = cfg.DATASET.NUM_SHOTS
         if shots < 1:
@@ -179,17 +187,17 @@ class DatasetBase:
 
     @staticmethod
     def subsample_classes(*data_sources, subsample="all"):
-        """Keep one half of the classes, relabelled from 0.
+        """Keep one half of the classes, and label them from 0.
 
         Args:
-            data_sources: lists of Datum; the classes are those of the first.
-            subsample: all, base (the first half of the labels, the larger one if odd) or new (the rest).
+            data_sources: Lists of Datum; the first one has all classes.
+            subsample: "all", "base" (the first half of the labels, rounded up) or "new" (the rest).
 
         Returns:
-            One list for each source.
+            A list of Datum for each source.
 
         Raises:
-            UserError: `subsample` is none of the three.
+            UserError: `subsample` has another value.
         """
         if subsample not in ("all", "base", "new"):
             raise UserError(f'DATASET.SUBSAMPLE_CLASSES must be all, base or new, got "{subsample}"')

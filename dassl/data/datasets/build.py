@@ -4,5 +4,9 @@ DATASET_REGISTRY = Registry("DATASET")
 
 
 def build_dataset(cfg):
-    """Make the reader that cfg.DATASET.NAME names."""
+    """Return the data set named cfg.DATASET.NAME.
+
+    Raises:
+        UserError: The name is unknown.
+    """
     return DATASET_REGISTRY.build(cfg.DATASET.NAME, "data set (DATASET.NAME)", cfg)

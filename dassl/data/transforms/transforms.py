@@ -1,4 +1,4 @@
-"""Image pipelines by name."""
+"""Pipelines of image transforms, chosen by name."""
 
 import random
 
@@ -40,9 +40,13 @@ LEFT_OUT = ("randaugment_fixmatch", "randaugment2")
 
 
 class Cutout:
-    """Set square holes of an image (C, H, W) to 0; a hole's centre is uniform, its part outside is cut.
+    """Set square holes in an image tensor (C, H, W) to 0 (DeVries and Taylor, arXiv 1708.04552).
 
-    Source: DeVries and Taylor, arXiv 1708.04552.
+    The centre of a hole is uniform over the image, so part of the hole may lie outside.
+
+    Args:
+        n_holes: Number of holes.
+        length: Side of a hole in pixels.
     """
 
     def __init__(self, n_holes=1, length=16):
@@ -63,7 +67,7 @@ class Cutout:
 
 
 class RandomTranslation:
-    """With probability p enlarge a PIL image to 9/8 of `size` and crop there at random; else only resize it."""
+    """Resize a PIL image to `size`; with probability `p`, to 9/8 of it, then crop `size` at random."""
 
     def __init__(self, size, p=0.5):
         self.size, self.p = tuple(size), p
@@ -80,7 +84,7 @@ class RandomTranslation:
 
 
 class GaussianNoise:
-    """With probability p add noise of the given mean and standard deviation to a tensor."""
+    """Add Gaussian noise of mean `mean` and standard deviation `std` to a tensor, with probability `p`."""
 
     def __init__(self, mean=0.0, std=0.15, p=0.5):
         self.mean, self.std, self.p = mean, std, p
@@ -95,7 +99,7 @@ class GaussianNoise:
 
 
 class InstanceNormalization:
-    """Give each channel of an image (C, H, W) mean 0 and standard deviation 1."""
+    """Scale each channel of an image tensor (C, H, W) to mean 0 and standard deviation 1."""
 
     def __call__(self, image):
         std, mean = image.std(dim=(1, 2), keepdim=True), image.mean(dim=(1, 2), keepdim=True)
@@ -106,16 +110,18 @@ class InstanceNormalization:
 
 
 def build_transform(cfg, is_train=True, choices=None):
-    """Make the pipeline PIL image -> tensor (3, H, W).
+    """Return the pipeline from a PIL image to a tensor (3, H, W).
 
     Args:
-        choices: names of transforms; cfg.INPUT.TRANSFORMS if None. Their order in a pipeline is fixed.
+        cfg: The configuration.
+        is_train: Whether the images are for training; otherwise the augmentations are left out.
+        choices: Names of transforms; cfg.INPUT.TRANSFORMS if None. Their order does not matter.
 
     Returns:
         A torchvision Compose; None if cfg.INPUT.NO_TRANSFORM.
 
     Raises:
-        UserError: a name or cfg.INPUT.INTERPOLATION is unknown.
+        UserError: A name or cfg.INPUT.INTERPOLATION is unknown.
     """
     if cfg.INPUT.NO_TRANSFORM:
         print("Note: no transform is applied!")
@@ -124,8 +130,8 @@ def build_transform(cfg, is_train=True, choices=None):
     for choice in choices:
         if choice in LEFT_OUT:
             raise UserError(
-                f'transform "{choice}" serves semi-supervised learning only, which this toolbox leaves out: '
-                "randaugment is the nearest"
+                f'transform "{choice}" is for semi-supervised learning only, which this toolbox leaves out: '
+                "use randaugment"
             )
         check_availability(choice, TRANSFORMS, "transform (INPUT.TRANSFORMS)")
     check_availability(cfg.INPUT.INTERPOLATION, INTERPOLATION_MODES, "interpolation (INPUT.INTERPOLATION)")
@@ -138,6 +144,7 @@ def build_transform(cfg, is_train=True, choices=None):
 
 
 def training_steps(cfg, choices):
+    """Return the transforms of training images, in order."""
     interpolation = INTERPOLATION_MODES[cfg.INTERPOLATION]
     jitter = cfg.COLORJITTER_B, cfg.COLORJITTER_C, cfg.COLORJITTER_S, cfg.COLORJITTER_H
     steps = []
@@ -167,13 +174,17 @@ def training_steps(cfg, choices):
 
 
 def evaluation_steps(cfg, choices):
-    """CLIP's preprocessing if interpolation is bicubic and mean and standard deviation are CLIP's."""
+    """Return the transforms of test images, in order.
+
+    They equal CLIP's preprocessing if the interpolation is bicubic and mean and standard deviation are CLIP's.
+    """
     resize = T.Resize(max(cfg.SIZE), INTERPOLATION_MODES[cfg.INTERPOLATION])
-    quiet = set(choices) - {"gaussian_noise"}
+    quiet = set(choices) - {"gaussian_noise"}  # in training only
     return [resize, T.CenterCrop(cfg.SIZE), T.ToTensor(), *normalization_steps(cfg, quiet)]
 
 
 def normalization_steps(cfg, choices):
+    """Return the transforms of tensors that end both pipelines, in order."""
     steps = []
     if "normalize" in choices:
         steps.append(T.Normalize(cfg.PIXEL_MEAN, cfg.PIXEL_STD))

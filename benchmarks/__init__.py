@@ -1,0 +1,1 @@
+"""Paired timings: python -m benchmarks, or python -m benchmarks.NAME."""

@@ -1,0 +1,73 @@
+"""What all commands share: the argument parser, errors in one line, exit codes."""
+
+import argparse
+import contextlib
+import functools
+import sys
+
+from .distributed import is_main
+
+
+class UserError(ValueError):
+    """A mistake that the user can correct.
+
+    Only the last line of the message is kept. A DataLoader raises the error of a worker process again with the whole
+    traceback as its message, whose last line is the original one.
+
+    Args:
+        message: One line: what is wrong, what is allowed, what to do.
+    """
+
+    def __init__(self, message):
+        last_line = message.strip().rpartition("\n")[2]
+        super().__init__(last_line.removeprefix(f"{__name__}.UserError: "))
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose help begins with its description, lines kept, and whose errors are UserErrors."""
+
+    def __init__(self, description):
+        layout = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, usage=argparse.SUPPRESS, formatter_class=layout)
+
+    def error(self, message):
+        raise UserError(f"{message} (see --help)")
+
+
+@contextlib.contextmanager
+def user_input(kinds=(ValueError, OSError)):
+    """Run a block that reads the user's input, in which errors are the user's mistakes.
+
+    Args:
+        kinds: The types of these errors.
+
+    Raises:
+        UserError: Replaces an error of these types.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except kinds as error:
+        raise UserError(" ".join(str(error).split())) from error
+
+
+def command(main):
+    """Decorate the `main(argv=None)` of a command, which returns an exit code; None means 0.
+
+    A UserError becomes one line on stderr and exit code 2, and KeyboardInterrupt becomes exit code 130.
+    """
+
+    @functools.wraps(main)
+    def run(argv=None):
+        try:
+            return main(argv) or 0
+        except UserError as error:
+            if is_main():
+                print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+
+    return run

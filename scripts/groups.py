@@ -1,0 +1,200 @@
+"""Finished runs, read and averaged: the data of tables, plots and reports."""
+
+import json
+import statistics
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dassl.finished import FinishedRun
+from dassl.utils import Parser, UserError
+from scripts.methods import Method, read_methods, shots_text, unique
+
+
+@dataclass
+class Group:
+    """The runs of a method on one data set with one number of shots.
+
+    Attributes:
+        seeds: list of the seeds of all runs, finished or not.
+        runs: {seed: results.json} of the finished runs.
+        folder: Path with the runs in seed1, seed2, ...; None if unknown.
+    """
+
+    method: Method
+    dataset: str
+    shots: int
+    seeds: list
+    runs: dict
+    folder: Path | None = None
+
+    @property
+    def complete(self):
+        return set(self.runs) >= set(self.seeds)
+
+    @property
+    def backbone(self):
+        return next((run["backbone"] for run in self.runs.values()), "")
+
+    @property
+    def seconds(self):
+        """The mean seconds of a run; None if no run is finished."""
+        return statistics.mean(run["seconds"] for run in self.runs.values()) if self.runs else None
+
+    def finished_runs(self):
+        """Return the finished runs as a list of FinishedRun; none if the folder is unknown."""
+        return [FinishedRun(self.folder / f"seed{seed}") for seed in self.runs] if self.folder else []
+
+    def values(self, metric="accuracy"):
+        """Return {seed: value} of the finished runs that have the metric."""
+        return {seed: run["metrics"][metric] for seed, run in self.runs.items() if metric in run["metrics"]}
+
+    def cell(self, metric="accuracy"):
+        """Return the mean and deviation over the seeds as a Cell.
+
+        Its note says how many runs are missing. It is empty if the method lacks the metric.
+        """
+        values = list(self.values(metric).values())
+        if self.runs and not values:
+            return Cell()
+        note = "" if self.complete else f"{len(values)} of {len(self.seeds)} seeds"
+        return replace(statistic(values), note=note, counts=not note)
+
+
+@dataclass
+class Cell:
+    """A cell of a table.
+
+    Attributes:
+        mean: a number; None in an empty cell.
+        deviation: the standard deviation; None for a single run.
+        note: words behind the number: missing runs, or a published result.
+        counts: whether it competes for the best of its column.
+        best: whether it is the best of its column.
+    """
+
+    mean: float | None = None
+    deviation: float | None = None
+    note: str = ""
+    counts: bool = False
+    best: bool = False
+
+    def text(self, bold=str):
+        """Return the text of the cell; `bold` is a function that marks the best number."""
+        number = "" if self.mean is None else f"{self.mean:.1f}"
+        if self.deviation is not None:
+            number += f" ± {self.deviation:.1f}"
+        number = bold(number) if self.best else number
+        return f"{number} ({self.note})" if number and self.note else number or self.note
+
+
+def groups_parser(description):
+    """Return the parser of a command that reads groups and writes files."""
+    parser = Parser(description)
+    parser.add_argument("groups", nargs="+", type=Path, metavar="GROUP", help="folder of runs, one subfolder per seed")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the files")
+    return parser
+
+
+def read_runs(folder):
+    """Return {seed: results} of the finished runs in the subfolders seed1, seed2, ... of a folder."""
+    runs = [read_run(path.parent) for path in sorted(folder.glob("seed*/results.json"))]
+    return {run["seed"]: run for run in sorted(runs, key=lambda run: run["seed"])}
+
+
+def read_run(folder):
+    """Return a run's results.json; an ood.json beside it adds the metric ood_auroc."""
+    run = FinishedRun(folder).results
+    scores = read_ood(folder).get("average", {})
+    if score := scores.get("GL-MCM") or scores.get("MCM"):
+        run["metrics"]["ood_auroc"] = score["AUROC"]
+    return run
+
+
+def read_ood(folder):
+    """Return a run's ood.json, which scripts.ood writes; nothing without that file."""
+    path = folder / "ood.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def group_of(commands, dataset):
+    """Return the Group of a method's runs (scripts.run.Command), finished or not.
+
+    Args:
+        commands: runs that differ in the seed only.
+        dataset: name of the data set in tables.
+    """
+    first = commands[0]
+    runs = {command.seed: read_run(command.folder) for command in commands if command.finished}
+    return Group(first.method, dataset, first.shots, [command.seed for command in commands], runs)
+
+
+def read_groups(folders):
+    """Return the Groups in folders, and empty ones for methods that lack one of the data sets.
+
+    A method that trains should have each seed that any method has.
+
+    Raises:
+        UserError: A folder holds no finished run, or two folders hold the same method, data set and shots.
+    """
+    known = {(method.trainer, method.variant): method for method in read_methods().values()}
+    groups, places = [], {}
+    for folder in folders:
+        runs = read_runs(folder)
+        if not runs:
+            raise UserError(f"no finished run (seed*/results.json) in {folder}: run its script first")
+        run = next(iter(runs.values()))
+        name = f"{run['trainer']}, {folder.name.replace('-', ' ')}"
+        other = Method(name, run["trainer"], folder.name, trained=run.get("epochs", 1) is not None)
+        method = known.get((run["trainer"], folder.name), other)
+        group = Group(method, run["dataset"], run["shots"], list(runs), runs, folder)
+        place = places.setdefault((method, group.dataset, group.shots), folder)
+        if place != folder:
+            raise UserError(f"{place} and {folder} are both {title([group])}, {method.name}: give one of them")
+        groups.append(group)
+    seeds = sorted({seed for group in groups if group.method.trained for seed in group.runs})
+    for group in groups:
+        if group.method.trained:
+            group.seeds = seeds
+    lacking = {
+        (other.dataset, group.shots, group.method): replace(group, dataset=other.dataset, runs={}, folder=None)
+        for group in groups
+        for other in groups
+        if group.shots == other.shots and (group.method, other.dataset, group.shots) not in places
+    }
+    return [*groups, *lacking.values()]
+
+
+def statistic(values):
+    """Return the mean and the sample standard deviation of values as a Cell."""
+    mean = statistics.mean(values) if values else None
+    return Cell(mean, statistics.stdev(values) if len(values) > 1 else None, counts=bool(values))
+
+
+def average(groups, metric="accuracy"):
+    """Return a method's average over data sets as a Cell, with the deviation over the seeds' averages.
+
+    It is empty unless all runs on all data sets are finished: the average of some would be another benchmark.
+
+    Args:
+        groups: a method's Groups, one per data set.
+        metric: name of the metric.
+    """
+    complete = [group for group in groups if set(group.values(metric)) >= set(group.seeds)]
+    if len(complete) < len(groups):
+        return Cell(note=f"{len(complete)} of {len(groups)} data sets")
+    return statistic([statistics.mean(group.values(metric)[seed] for group in groups) for seed in groups[0].seeds])
+
+
+def title(groups):
+    """Return the words that groups have in common: data set, number of shots, backbone."""
+    datasets, shots = unique(group.dataset for group in groups), unique(group.shots for group in groups)
+    what = [datasets[0] if len(datasets) == 1 else f"{len(datasets)} data sets"]
+    what += [shots_text(shots[0])] if len(shots) == 1 else []
+    return ", ".join([*what, *unique(group.backbone for group in groups if group.runs)])
+
+
+def caption(groups):
+    """Return the words above a table of groups."""
+    seeds = sorted({seed for group in groups if group.method.trained for seed in group.seeds})
+    over = f" over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else ""
+    return f"{title(groups)}: accuracy in %, mean ± standard deviation{over}"

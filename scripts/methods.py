@@ -1,0 +1,115 @@
+"""The list of methods (configs/comparisons/methods.yaml), and the names of files in configs/."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from dassl.utils import UserError
+
+CONFIGS = Path("configs")
+METHODS = CONFIGS / "comparisons" / "methods.yaml"
+
+
+@dataclass(frozen=True)
+class Method:
+    """An entry of methods.yaml, whose first lines explain the keys; `options` are words for train.py."""
+
+    name: str
+    trainer: str
+    variant: str
+    options: tuple = ()
+    trained: bool = True
+    published: str = ""
+    core: bool = True
+    class_specific: bool = False
+    patches: str = ""
+
+
+def names(folder):
+    """Return the sorted names of the YAML files in a folder of configs/."""
+    return sorted(path.stem for path in (CONFIGS / folder).glob("*.yaml"))
+
+
+def check_name(name, known, kind):
+    """Raise UserError unless a name is known."""
+    if name not in known:
+        raise UserError(f"unknown {kind} {name}: take one of: {'; '.join(known)}")
+
+
+def whole_number(text, least, kind):
+    """Return the number in a text.
+
+    Args:
+        text: the text, or a number.
+        least: the smallest number allowed.
+        kind: name of the quantity, for the error.
+
+    Raises:
+        UserError: It is no whole number, or too small.
+    """
+    text = str(text)
+    if not (text.isascii() and text.isdigit() and int(text) >= least):
+        raise UserError(f"{kind} must be whole numbers from {least}, not {text or 'nothing'}")
+    return int(text)
+
+
+def read_yaml(path):
+    """Return the mapping in a YAML file.
+
+    Raises:
+        UserError: The file cannot be read, or holds no mapping.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold KEY: VALUE lines")
+    return content
+
+
+def read_methods(path=METHODS):
+    """Return {name: Method} of all methods in a file.
+
+    Raises:
+        UserError: The file cannot be read, or an entry is incomplete.
+    """
+    methods = {}
+    for name, entry in read_yaml(path).items():
+        try:
+            options = tuple(word for pair in entry.pop("options", ()) for word in pair.split(maxsplit=1))
+            methods[name] = Method(name, options=options, **entry)
+        except (TypeError, AttributeError) as error:
+            raise UserError(f"{path}: {name}: give trainer and variant, and see the keys in its first lines") from error
+        if len(options) % 2:
+            raise UserError(f'{path}: {name}: options must be a list of "KEY VALUE"')
+    return methods
+
+
+def choose_methods(path, chosen):
+    """Return methods of a file, in its order.
+
+    Args:
+        path: the file.
+        chosen: names of methods, or ["all"]; empty or None for the core methods.
+
+    Raises:
+        UserError: The file is wrong, or a name is unknown.
+    """
+    known = read_methods(path)
+    if chosen == ["all"]:
+        return list(known.values())
+    for name in chosen or ():
+        check_name(name, known, "method")
+    return [method for name, method in known.items() if (name in chosen if chosen else method.core)]
+
+
+def shots_text(number):
+    """Return a number of shots in words."""
+    return f"{number} shot{'s' * (number > 1)}"
+
+
+def unique(values):
+    """Return the values as a list without repetitions, in their order."""
+    return list(dict.fromkeys(values))

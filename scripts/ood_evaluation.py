@@ -1,0 +1,91 @@
+"""OOD detection of a trained run: scores of its own images and of OOD images, and how well they separate the two."""
+
+from collections import defaultdict
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from dassl.metrics import auroc, fpr_at_95, threshold_at_95
+from dassl.utils import UserError
+from scripts.ood_sets import METRICS, SCORES
+from sotglp import ood_scores
+
+LAWS = dict(zip(METRICS, (auroc, fpr_at_95), strict=True))
+BINS = 40  # of a histogram
+
+
+@torch.no_grad()
+def score_images(trainer, batches, temperature, name):
+    """Return {score: array (images,)} of the images of batches, in float32: half precision makes ties.
+
+    Args:
+        trainer: a CLIPTrainer in evaluation mode.
+        batches: iterable of batches of test images.
+        temperature: softmax temperature of MCM, L-MCM and GL-MCM.
+        name: name of the images in the progress bar and the error.
+
+    Raises:
+        UserError: No image can be read.
+    """
+    scores = defaultdict(list)
+    for batch in tqdm(batches, desc=name, leave=False, disable=None):
+        match = trainer.match(trainer.parse_batch_test(batch)[0])
+        for score, values in ood_scores(match, trainer.model.logit_scale, temperature).items():
+            scores[score].append(values.cpu())
+    if not scores:
+        raise UserError(f"no image of {name} can be read")
+    return {score: torch.cat(scores[score]).numpy() for score in SCORES if score in scores}
+
+
+def histogram(inside, outside):
+    """Return the counts of in-distribution and OOD scores in BINS bins of equal width, and the threshold of FPR95."""
+    both = np.concatenate([inside, outside])
+    low, high = float(both.min()), float(both.max())
+    counts = {name: np.histogram(x, BINS, (low, high))[0].tolist() for name, x in (("in", inside), ("out", outside))}
+    return {"low": low, "high": high, **counts, "threshold": float(threshold_at_95(inside))}
+
+
+@torch.no_grad()
+def evaluate(trainer, sets, temperature=1.0):
+    """Return the content of ood.json.
+
+    Args:
+        trainer: a CLIPTrainer in evaluation mode; its model reads patches afterwards.
+        sets: {name: list of Datum} of the OOD sets.
+        temperature: softmax temperature of MCM, L-MCM and GL-MCM.
+
+    Raises:
+        UserError: An image cannot be read.
+    """
+    cfg, model = trainer.cfg, trainer.model
+    model.local = model.local or "value"
+    trainer.text = model.encode_text()  # once for all images
+    split = trainer.split_to_evaluate()
+    inside = score_images(trainer, trainer.batches_to_evaluate(split), temperature, "in-distribution")
+    images, results, outsides = {"in-distribution": len(next(iter(inside.values())))}, {}, []
+    for name, items in sets.items():
+        outside = score_images(trainer, trainer.encoded(trainer.loader_of(items)), temperature, name)
+        outsides.append(outside)
+        images[name] = len(next(iter(outside.values())))
+        results[name] = {
+            score: {metric: law(inside[score], outside[score]) for metric, law in LAWS.items()} for score in inside
+        }
+    average = {
+        score: {metric: sum(result[score][metric] for result in results.values()) / len(results) for metric in METRICS}
+        for score in inside
+    }
+    return {
+        "temperature": temperature,
+        "sets": results,
+        "average": average,
+        "histograms": {s: histogram(inside[s], np.concatenate([out[s] for out in outsides])) for s in inside},
+        "images": images,
+        "split": split,
+        "patches": model.local if "L-MCM" in inside else None,
+        "dataset": cfg.DATASET.NAME,
+        "shots": cfg.DATASET.NUM_SHOTS,
+        "seed": cfg.SEED,
+        "trainer": cfg.TRAINER.NAME,
+        "backbone": cfg.MODEL.BACKBONE.NAME,
+    }

@@ -1,0 +1,46 @@
+"""OOD sets by their names, and the names of scores and metrics: what the --help of commands needs, without torch."""
+
+from collections import defaultdict
+
+from dassl.config import get_cfg_default
+from dassl.utils import UserError
+from datasets.ood import OOD_SETS, read_ood
+
+SCORES = ("MCM", "L-MCM", "GL-MCM", "MaxLogit", "Energy")
+METRICS = ("AUROC", "FPR95")
+EMBEDDED_OOD = "Emoji"  # the embedded OOD pictures; each kind of them is a set
+DEFAULT_SETS = {"Emoji": [EMBEDDED_OOD], "FashionMNIST": [EMBEDDED_OOD], "ImageNet": list(OOD_SETS)}
+
+
+def embedded_sets(root):
+    """Return {kind: list of Datum} of the embedded OOD pictures: flags, letters, clocks, textures, ..."""
+    from datasets.emoji import Emoji  # here, because it imports torch
+
+    cfg = get_cfg_default()
+    Emoji.extend_cfg(cfg)
+    cfg.DATASET.ROOT = root
+    sets = defaultdict(list)
+    for item in Emoji(cfg).ood:
+        sets[item.classname].append(item)
+    return dict(sorted(sets.items()))
+
+
+def read_sets(names, root):
+    """Return {name: list of Datum} of OOD sets.
+
+    Args:
+        names: EMBEDDED_OOD, names of OOD_SETS, or folders of images.
+        root: folder of the data sets.
+
+    Raises:
+        OSError: A set is missing.
+        UserError: A set holds no images, or two sets have the same name.
+    """
+    sets = {}
+    for name in names:
+        items = embedded_sets(root) if name == EMBEDDED_OOD else {(ood := read_ood(name, root))[0].classname: ood}
+        shared = sorted(items.keys() & sets.keys())
+        if shared:
+            raise UserError(f"two OOD sets are called {shared[0]}: give each once, and folders of different names")
+        sets.update(items)
+    return sets

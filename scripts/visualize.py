@@ -1,0 +1,77 @@
+"""Show where a trained SOT-GLP looks: python -m scripts.visualize RUN_FOLDER [images ...]
+
+The command draws a figure for each image, by default for some test images of the run. Each row is a class: the
+predicted class, the true class (if predictions.csv has the image), and the runner-up. The columns are:
+
+  the image
+  the mean cosine of each patch with the class's local prompts; frames mark the support
+  the partition of the support: a patch has the colour of the prompt with the largest share, and a bar for this share
+  the share of each patch, for each prompt
+
+The figure summary.png is about all images and their predicted classes: the entropy of a patch's shares, and the overlap
+of pairs of prompts. It compares the transport plan with prompts that each take their own top K patches.
+
+Exit code: 0 done, 2 a mistake of the user, 130 interrupted.
+"""
+
+import sys
+from pathlib import Path
+
+from dassl.config import read_config
+from dassl.finished import FinishedRun
+from dassl.utils import Parser, UserError, command, user_input
+
+
+def parse_args(argv):
+    parser = Parser(__doc__)
+    parser.add_argument("run", type=Path, help="output folder of a finished run of SOTGLP")
+    parser.add_argument("images", nargs="*", help="images; by default evenly spaced test images of the run")
+    parser.add_argument("--number", type=int, default=6, help="number of test images (6)")
+    parser.add_argument("--out", type=Path, help="folder for the figures; by default prompts/ in the run's folder")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    args = parser.parse_args(argv)
+    if args.number < 1:
+        raise UserError(f"--number must be 1 or more, got {args.number}")
+    return args
+
+
+def spaced(items, number):
+    """Return that number of items, evenly spaced, or all if there are fewer."""
+    number = min(number, len(items))
+    return [items[i * len(items) // number] for i in range(number)]
+
+
+@command
+def main(argv=None):
+    """Run the command and return its exit code."""
+    args = parse_args(argv)
+    read_config(args.run)  # reports a folder that is no run before torch is imported
+    import torch
+
+    from scripts import prompt_figures
+
+    with user_input():
+        predictor = prompt_figures.load(args.run)
+        tested = {row["path"]: row["class"] for row in FinishedRun(args.run).predictions()}
+        paths = args.images or spaced(list(tested), args.number)
+        if not paths:
+            raise UserError(f"{args.run} has no predictions.csv with the paths of its test images: give images")
+        images = torch.stack([predictor.preprocess(path) for path in paths])
+        out = args.out or args.run / "prompts"
+        out.mkdir(parents=True, exist_ok=True)
+    names, label_of = predictor.classnames, prompt_figures.labels_of(predictor)
+    truths = {Path(path).resolve(): label_of.get(name) for path, name in tested.items()}
+    seen = prompt_figures.look(predictor, images)
+    for i, path in enumerate(paths):
+        target = out / f"{i + 1:02d}_{Path(path).stem}.png"
+        prompt_figures.draw_image(seen, i, truths.get(Path(path).resolve()), names, target)
+        if not args.quiet:
+            print(f"{target.name}: {path}, predicted {names[seen.probabilities[i].argmax().item()]!r}")
+    prompt_figures.draw_summary(seen, out / "summary.png")
+    if not args.quiet:
+        print(f"summary.png: all images\nThe figures are in {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

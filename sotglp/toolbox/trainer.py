@@ -1,0 +1,290 @@
+"""What the trainers on a frozen CLIP share: its loading, the training step, the test.
+
+Letters: B images of a batch, n images, C classes, M prompts of a class, T context tokens, W text width, D joint
+dimension.
+"""
+
+import operator
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial, reduce
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.utils.data import BatchSampler
+from yacs.config import CfgNode
+
+from dassl.data.data_manager import build_data_loader
+from dassl.data.samplers import EpochSeeds
+from dassl.engine import TrainerX
+from dassl.metrics import compute_accuracy
+from dassl.optim import build_lr_scheduler, build_optimizer
+from sotglp import parallel
+from sotglp.backbones import load_clip
+from sotglp.clip import CLIP
+from sotglp.features import EncodedImages, EncodedViews
+from sotglp.matching import Matched
+from sotglp.memory import memory_budget
+from sotglp.precision import MixedPrecision
+from sotglp.prompted import PromptedCLIP
+from sotglp.prompts import Prompts, check_names, encode_names, start_contexts, with_stops
+from sotglp.scores import image_cosines
+from sotglp.templates import template_of
+from sotglp.towers import ImageFeatures
+
+
+class CLIPTrainer(TrainerX):
+    """A frozen CLIP with something learned beside it.
+
+    A method sets NODE, DEFAULTS and RANGES, and writes ``make_model``. By default it predicts from the images' cosines
+    with the prompts, and learns by their cross-entropy. Another method overrides ``losses``, ``scores``, ``branches``
+    or ``probabilities``. They take ``match``, what the model's ``match`` returns for a batch of images.
+
+    Attributes:
+        NODE: the method's node of the configuration, under TRAINER.
+        DEFAULTS: {key: value} of the node.
+        RANGES: {key: interval} of the node's numbers, such as "[0, inf)".
+        parallel: whether several processes (torchrun) can train as one.
+        splits: whether these processes share out the work; otherwise each does all of it.
+    """
+
+    NODE = ""
+    DEFAULTS: dict[str, Any] = {}
+    RANGES: dict[str, str] = {}
+    parallel = True
+    splits = True
+
+    @classmethod
+    def extend_cfg(cls, cfg: CfgNode) -> None:
+        """Add the method's node, TRAINER.<NODE>, to a configuration."""
+        cfg.TRAINER[cls.NODE] = CfgNode(dict(cls.DEFAULTS))
+
+    @property
+    def node(self) -> CfgNode:
+        """The method's node of the run's configuration."""
+        return self.cfg.TRAINER[self.NODE]
+
+    @property
+    def class_specific(self) -> bool:
+        """Whether something is learned of each class, by default in contexts (C, M, T, W)."""
+        return any(isinstance(part, Prompts) and part.context.dim() == 4 for part in self.model.learned.modules())
+
+    def settings_for_new_classes(self) -> dict[str, Any] | None:
+        """Return {key of the node: value} to change so that a trained run predicts other classes; None if it cannot."""
+        return None if self.class_specific else {}
+
+    def build_model(self) -> None:
+        """Load CLIP, and build the model, its optimizer and its schedule."""
+        cfg = self.cfg
+        parallel.split(self.splits)
+        self.precision = MixedPrecision(self.node.PREC, self.device)
+        self.scaler = self.precision.scaler  # the toolbox saves its state with the checkpoints
+        clip = load_clip(cfg.MODEL.BACKBONE.NAME).to(self.device)
+        clip.memory_budget = memory_budget(cfg.TRAINER.get("MEMORY_BUDGET", 0), self.device)
+        if self.device.type == "cpu":
+            clip.memory_budget //= parallel.size()  # processes share the memory
+        clip.long_names = cfg.INPUT.get("LONG_NAMES", "stop")
+        clip.check_pixels(cfg.INPUT.SIZE, cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD)
+        names = [name.replace("_", " ") for name in self.dm.dataset.classnames]
+        check_names(names)
+        self.model = self.make_model(clip, names).to(self.device)
+        self.text: Any = None
+        self.predicted: dict[str, list[int]] = defaultdict(list)
+        self.kept: dict[Any, Any] = {}
+        if list(self.model.learned.parameters()):
+            self.optim = build_optimizer(self.model.learned, cfg.OPTIM)
+            self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
+            self.register_model("prompt_learner", self.model.learned, self.optim, self.sched)
+
+    def make_model(self, clip: CLIP, names: Sequence[str]) -> PromptedCLIP:
+        """Return the model of the C class names, of which ``learned`` is trained and saved."""
+        raise NotImplementedError
+
+    def shared_prompts(self, clip: CLIP, names: Sequence[str], n_prompts: int = 1) -> Prompts:
+        """Return CoOp's prompts: contexts that classes share, by the node's N_CTX and CTX_INIT, and full stops."""
+        return Prompts(clip, with_stops(names), start_contexts(clip, n_prompts, self.node.N_CTX, self.node.CTX_INIT))
+
+    def zero_shot_text(self, clip: CLIP, names: Sequence[str]) -> torch.Tensor:
+        """Return the normalised text features (C, D) of class names in the data set's hand-written template."""
+        return encode_names(clip, names, [template_of(self.cfg.DATASET.NAME)])
+
+    def losses(self, match: Matched, targets: torch.Tensor, text: Any) -> dict[str, torch.Tensor]:
+        """Return {name: term} of the loss, which is their sum; the cross-entropy of the scores by default.
+
+        Args:
+            match: of the batch.
+            targets: labels (B,).
+            text: what the model's ``encode_text`` returned.
+        """
+        return {"ce": F.cross_entropy(self.scores(match), targets)}
+
+    def scores(self, match: Matched) -> torch.Tensor:
+        """Return scores (B, C), the largest of which is predicted; the scaled cosines of the images by default."""
+        return self.model.logit_scale * image_cosines(match)
+
+    def branches(self, match: Matched) -> dict[str, torch.Tensor]:
+        """Return {name: scores (B, C)} of the branches whose own accuracies are reported, too; none by default."""
+        return {}
+
+    def probabilities(self, match: Matched) -> dict[str, torch.Tensor]:
+        """Return class probabilities (B, C) by name: "combined", and those of each branch alone.
+
+        By default they are the softmax of the scores.
+        """
+        scores = {"combined": self.scores(match), **self.branches(match)}
+        return {name: values.float().softmax(dim=1) for name, values in scores.items()}
+
+    def forward_backward(self, batch: Mapping[str, Any]) -> dict[str, float]:
+        """Take one training step; return the loss, its terms if there are several, and the accuracy in percent."""
+        images, targets = self.parse_batch_train(batch)[:2]
+        with self.precision.autocast():
+            text = self.model.encode_text()
+            match = self.model.match(self.features(images), text)
+            losses = self.losses(match, targets, text)
+        self.step(losses)
+        if self.batch_idx + 1 == self.num_batches:
+            self.update_lr()
+        with torch.no_grad():
+            accuracy = compute_accuracy(self.scores(match), targets)[0].item()
+        terms = {f"loss_{name}": loss.item() for name, loss in losses.items()} if len(losses) > 1 else {}
+        return {"loss": total(losses).item(), **terms, "acc": accuracy}
+
+    def step(self, losses: Mapping[str, torch.Tensor]) -> None:
+        """Take one step of the optimizer down the sum of the losses."""
+        loss = total(losses)
+        self.detect_anomaly(loss, losses)
+        self.detect_anomaly(self.precision.backward(loss, self.optim), what="A gradient")
+        self.precision.step(self.optim)
+
+    def before_train(self) -> None:
+        super().before_train()
+        if self.cfg.INPUT.get("CACHE_VIEWS"):
+            self.train_loader_x = self.encoded_views(self.cfg.INPUT.CACHE_VIEWS)
+
+    def encoded_views(self, n_views: int) -> Any:
+        """Return the training batches as features of so many views of each image, or the loader as it is."""
+        loader = self.train_loader_x
+        sampler = loader.sampler.sampler if isinstance(loader.sampler, EpochSeeds) else loader.sampler
+        batches = BatchSampler(sampler, loader.batch_size, loader.drop_last)
+        views = self.loader_of(loader.dataset.data_source * n_views, loader.dataset.transform)
+        views.dataset.is_train = True  # images that are decoded smaller are cropped as in training
+        kept = self.keep(views, partial(EncodedViews, batches, n_views), seed=max(self.cfg.SEED, 0))
+        if kept is views:
+            print("INPUT.CACHE_VIEWS is not used: images are read and encoded at each step", file=sys.stderr)
+            return loader
+        return kept
+
+    def batches_to_evaluate(self, split: str) -> Any:
+        return self.encoded(super().batches_to_evaluate(split))
+
+    def encoded(self, loader: Any) -> Any:
+        """Return the features of a test loader's images if they can be kept, otherwise the loader."""
+        key = loader, self.model.local
+        if key not in self.kept:  # files' names hash all weights, too slow for a validation after each epoch
+            self.kept[key] = self.keep(loader, EncodedImages)
+        return self.kept[key]
+
+    def keep(self, loader: Any, kind: Any, **arguments: Any) -> Any:
+        """Return the features of a loader's images, kept in INPUT.FEATURE_CACHE, or the loader.
+
+        Features are not kept if they change in training, if DATALOADER.ON_ERROR is "skip", which may leave images out,
+        or if there is no room.
+
+        Args:
+            loader: of images.
+            kind: makes EncodedImages.
+            arguments: further ones of ``kind``.
+        """
+        cfg, folder = self.cfg, self.cfg.INPUT.get("FEATURE_CACHE")  # other toolboxes have no such key
+        if not folder or not self.model.frozen_images or cfg.DATALOADER.ON_ERROR == "skip":
+            return loader
+        try:
+            with self.precision.autocast():
+                return kind(loader, self.model, folder, self.precision.enabled, cfg.INPUT.FEATURE_STREAMS, **arguments)
+        except OSError as error:
+            print(f"features are not kept in {folder}: {error}", file=sys.stderr)
+            return loader
+
+    def parse_batch_train(self, batch: Mapping[str, Any]) -> Any:
+        return self.parse_batch_test(batch) if "features" in batch else super().parse_batch_train(batch)
+
+    def parse_batch_test(self, batch: Mapping[str, Any]) -> Any:
+        """Return a batch's images, or their features, and its labels, on the device."""
+        if "features" not in batch:
+            return super().parse_batch_test(batch)
+        features = (None if part is None else part.to(self.device).float() for part in batch["features"])
+        return tuple(features), batch["label"].to(self.device)
+
+    def match(self, input: torch.Tensor | ImageFeatures) -> Matched:
+        """Match images, or their features, with ``self.text``."""
+        return self.model.match(self.features(input), self.text)
+
+    def features(self, input: torch.Tensor | ImageFeatures) -> ImageFeatures:
+        """Return the features of images, of which each process encodes its share; features (a tuple) as they are."""
+        if isinstance(input, tuple):
+            return input
+        n_images, (start, stop) = len(input), parallel.share(len(input))
+        class_token, patches = self.model.features(input[start:stop] if start < stop else input[:1])
+        gather = partial(parallel.gather, n=n_images)
+        own = slice(stop - start)  # nothing, if an image was encoded only to have features of the right shape
+        return gather(class_token[own]), None if patches is None else gather(patches[own])
+
+    def loader_of(self, items: Sequence[Any], transform: Any = None) -> Any:
+        """Return a test loader of a list of Datum, in their order.
+
+        Args:
+            items: the images.
+            transform: used instead of the test's.
+        """
+        return build_data_loader(
+            self.cfg,
+            data_source=items,
+            batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE,
+            tfm=transform or self.test_loader.dataset.transform,
+            is_train=False,
+        )
+
+    @torch.no_grad()
+    def encode_images(self, batches: Iterable[Mapping[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return image features (n, D), not normalised, and labels (n,) of a test's batches."""
+        features, labels = [], []
+        for batch in batches:
+            input, label = self.parse_batch_test(batch)
+            with self.precision.autocast():
+                class_token, _ = self.features(input)
+            features.append(class_token.float() @ self.model.clip.visual.proj)
+            labels.append(label)
+        return torch.cat(features), torch.cat(labels)
+
+    def model_inference(self, input: torch.Tensor | ImageFeatures) -> torch.Tensor:
+        with self.precision.autocast():
+            match = self.match(input)
+        for name, scores in self.branches(match).items():
+            self.predicted[name] += scores.argmax(dim=1).tolist()
+        return self.scores(match)
+
+    @torch.no_grad()
+    def test(self, split: str | None = None) -> float:
+        """Return the accuracy in percent; those of the branches alone are printed and added to the results."""
+        self.predicted.clear()
+        self.results = {}
+        self.set_model_mode("eval")
+        with self.precision.autocast():
+            self.text = self.model.encode_text()  # once for all images
+        accuracy = super().test(split)
+        self.text = None
+        truth = self.evaluator._y_true
+        for branch, predicted in self.predicted.items():
+            alone = 100.0 * sum(a == b for a, b in zip(predicted, truth, strict=True)) / len(truth)
+            print(f"* {branch} branch alone: {alone:.2f}%")
+            self.results[f"accuracy_{branch}"] = alone
+        if self.precision.skipped:
+            self.results["skipped_steps"] = self.precision.skipped
+        return accuracy
+
+
+def total(losses: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return the sum of the terms of a loss."""
+    return reduce(operator.add, losses.values())

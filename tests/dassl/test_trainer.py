@@ -1,0 +1,285 @@
+"""The trainer's loop: resuming, checkpoints, models, and errors in training."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import Tiny
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+from dassl.engine import TrainerBase, TrainerX, build_trainer
+from dassl.utils import UserError, load_checkpoint, set_random_seed
+
+FEATURES = {"TRAIN.CHECKPOINT_FREQ": 1}
+
+
+def weights(trainer):
+    return trainer.model[-1].weight.detach()
+
+
+def break_off_after(trainer, epochs):
+    """Train and interrupt before the epoch after `epochs`."""
+
+    def before_epoch():
+        if trainer.epoch == epochs:
+            raise KeyboardInterrupt
+
+    trainer.before_epoch = before_epoch
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+
+
+@pytest.mark.parametrize("final_model", ["last_step", "best_val"])
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_resumed_run_equals_unbroken_one(make_cfg, tmp_path, final_model, epochs):
+    values = {**FEATURES, "TEST.FINAL_MODEL": final_model, "OPTIM.LR_SCHEDULER": "cosine"}
+    whole = build_trainer(make_cfg({**values, "OUTPUT_DIR": str(tmp_path / "whole")}))
+    whole.train()
+
+    cfg = make_cfg(values)
+    break_off_after(build_trainer(cfg), epochs)
+    set_random_seed(99)
+    resumed = build_trainer(cfg)
+    assert not torch.equal(weights(resumed), weights(whole))
+    resumed.train()
+    assert resumed.start_epoch == epochs
+    assert torch.equal(weights(resumed), weights(whole))
+    assert resumed.evaluator.results == whole.evaluator.results
+    assert resumed.best_result == whole.best_result
+    assert resumed.get_current_lr() == whole.get_current_lr()
+    last = [load_checkpoint(f"{t.output_dir}/linear/model.pth.tar-4") for t in (whole, resumed)]
+    assert last[0]["scheduler"] == last[1]["scheduler"]
+    assert torch.equal(last[0]["random_state"]["torch"], last[1]["random_state"]["torch"])
+    assert last[0]["random_state"]["numpy"] == last[1]["random_state"]["numpy"]
+
+
+def test_resume_in_another_folder_takes_the_best_model_along(make_cfg, tmp_path):
+    values = {**FEATURES, "TEST.FINAL_MODEL": "best_val"}
+    first = build_trainer(make_cfg(values))
+    first.train()
+    cfg = make_cfg({**values, "OUTPUT_DIR": str(tmp_path / "second"), "RESUME": first.output_dir})
+    second = build_trainer(cfg)
+    second.train()
+    assert second.evaluator.results == first.evaluator.results
+    cfg = make_cfg({"OUTPUT_DIR": str(tmp_path / "third"), "RESUME": str(tmp_path / "nothing")})
+    with pytest.raises(UserError, match="RESUME is .*nothing, but there is no checkpoint"):
+        build_trainer(cfg).train()
+
+
+def test_scaler_state_is_saved(make_cfg):
+    class Scaler:
+        def __init__(self, scale):
+            self.scale = scale
+
+        def state_dict(self):
+            return {"scale": self.scale}
+
+        def load_state_dict(self, state):
+            self.scale = state["scale"]
+
+    cfg = make_cfg(FEATURES)
+    trainer = build_trainer(cfg)
+    trainer.scaler = Scaler(512.0)
+    break_off_after(trainer, 1)
+    other = build_trainer(cfg)
+    other.scaler = Scaler(1.0)
+    other.resume_model_if_exist(cfg.OUTPUT_DIR)
+    assert other.scaler.scale == 512.0
+
+
+def test_training_learns_and_leaves_its_files(make_cfg, tmp_path, capsys):
+    trainer = build_trainer(make_cfg({"OPTIM.MAX_EPOCH": 6, "TRAINER.TINY.DROPOUT": 0.0}))
+    trainer.train()
+    assert trainer.evaluator.results["accuracy"] > 60  # chance is 25
+    run = tmp_path / "run"
+    assert sorted(p.name for p in run.iterdir()) == ["linear", "tensorboard"]
+    assert sorted(p.name for p in (run / "linear").iterdir()) == ["checkpoint", "model.pth.tar-6"]
+    checkpoint = load_checkpoint(str(run / "linear" / "model.pth.tar-6"))
+    assert checkpoint["epoch"] == 6 and checkpoint["val_result"] is None
+
+    lines = capsys.readouterr().out.splitlines()
+    number = r"\d+\.\d{%d}"
+    pattern = re.compile(
+        r"epoch \[(\d)/6\] batch \[3/3\] time A \(A\) data A \(A\) loss B \(B\) acc B \(B\) "
+        r"lr (\d\.\d{4}e-\d\d) eta 0:00:0\d".replace("A", number % 3).replace("B", number % 4)
+    )
+    matches = [pattern.fullmatch(line) for line in lines if line.startswith("epoch [")]
+    assert [match[1] for match in matches] == list("123456")  # epochs of few batches have one line each
+    assert matches[0][2] == "1.0000e-05" and matches[1][2] == "2.0000e-02"  # the rate used, not the next
+    end = lines.index("Finish training")
+    assert lines[end + 1] == "Finished training"
+    assert lines.index("=> result") > end and lines[-1].startswith("Elapsed: 0:00:0")
+
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    assert {"train/loss", "train/acc", "train/lr", "test/accuracy"} <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Scalars("train/loss")] == list(range(18))
+
+
+def test_lines_of_longer_epochs(make_cfg, capsys):
+    trainer = build_trainer(make_cfg({"TRAIN.PRINT_FREQ": 2, "OPTIM.MAX_EPOCH": 1}))
+    trainer.train()
+    assert re.findall(r"batch \[\d/\d\]", capsys.readouterr().out) == ["batch [2/3]"]
+
+
+def test_best_model_on_validation_is_deployed(make_cfg, monkeypatch, capsys):
+    trainer = build_trainer(make_cfg({"TEST.FINAL_MODEL": "best_val"}))
+    results = iter([50.0, 70.0, 70.0, 60.0])
+    test = trainer.test
+    seen = []
+
+    def fake_test(split=None):
+        if split != "val":
+            return test(split)
+        seen.append(weights(trainer).clone())
+        return next(results)
+
+    monkeypatch.setattr(trainer, "test", fake_test)
+    trainer.train()
+    assert torch.equal(weights(trainer), seen[1])  # the first of the best two
+    assert "epoch 2, val_result 70.00" in capsys.readouterr().out
+
+
+def test_splits(make_cfg, capsys):
+    trainer = build_trainer(make_cfg({"TEST.SPLIT": "val"}))
+    trainer.test()
+    assert "Evaluate on the *val* set" in capsys.readouterr().out
+    trainer.val_loader = None
+    trainer.test()
+    assert "Evaluate on the *test* set" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="val or test"):
+        trainer.test(split="train")
+
+
+def test_load_model(make_cfg, capsys):
+    cfg = make_cfg()
+    trainer = build_trainer(cfg)
+    trainer.load_model("")
+    assert "skipped" in capsys.readouterr().out
+    trainer.save_model(1, cfg.OUTPUT_DIR)
+    saved = weights(trainer).clone()
+    nn.init.zeros_(trainer.model[-1].weight)
+    trainer.load_model(cfg.OUTPUT_DIR, epoch=2)
+    assert torch.equal(weights(trainer), saved)
+    with pytest.raises(FileNotFoundError, match="model.pth.tar-7"):
+        trainer.load_model(cfg.OUTPUT_DIR, epoch=7)
+    with pytest.raises(FileNotFoundError, match="model-best.pth.tar"):
+        trainer.load_model(cfg.OUTPUT_DIR)
+
+
+def test_checkpoints_of_something_else_are_refused(make_cfg):
+    cfg = make_cfg()
+    build_trainer(cfg).save_model(1, cfg.OUTPUT_DIR)
+    others = {
+        ("DATASET.SUBSAMPLE_CLASSES", "new"): '4 classes \\(among them "red", "green"\\), but this run has 2 others',
+        ("MODEL.BACKBONE.NAME", "small"): "backbone none, but this run has small",
+    }
+    for value, message in others.items():
+        other = build_trainer(make_cfg([value]))
+        with pytest.raises(UserError, match=message):
+            other.load_model(cfg.OUTPUT_DIR, epoch=2)
+        with pytest.raises(UserError, match=message):
+            other.resume_model_if_exist(cfg.OUTPUT_DIR)
+    other.made_with = dict  # as in old checkpoints, which do not name what they belong to
+    other.model[-1] = nn.Linear(192, 3)
+    with pytest.raises(UserError, match="does not fit this model"):
+        other.load_model(cfg.OUTPUT_DIR, epoch=2)
+
+
+def test_loss_that_is_not_finite_stops_the_run(make_cfg):
+    trainer = build_trainer(make_cfg({"TRAINER.TINY.LOSS_FACTOR": float("inf")}))
+    before = weights(trainer).clone()
+    with pytest.raises(FloatingPointError, match="infinite or NaN at epoch 1, batch 1"):
+        trainer.train()
+    assert torch.equal(weights(trainer), before)
+
+
+def test_models_by_name(make_cfg):
+    trainer = build_trainer(make_cfg())
+    frozen = nn.Dropout()
+    trainer.register_model("frozen", frozen)
+    with pytest.raises(AssertionError):
+        trainer.register_model("frozen", frozen)
+    assert trainer.get_model_names() == ["linear", "frozen"]
+    assert trainer.get_model_names("frozen") == ["frozen"]
+    with pytest.raises(KeyError, match="no model named"):
+        trainer.get_model_names("none")
+    trainer.set_model_mode("eval", "frozen")
+    assert not frozen.training and trainer.model.training
+    with pytest.raises(ValueError, match="train, test or eval"):
+        trainer.set_model_mode("trian")
+    assert trainer.get_current_lr("frozen") == 0
+    trainer.model_update()
+    trainer.update_lr()
+    assert trainer.get_current_lr() == 0.02
+
+
+def test_unknown_trainer_names_the_nearest(make_cfg):
+    with pytest.raises(UserError, match='unknown trainer .*"tiny".*do you mean Tiny'):
+        build_trainer(make_cfg({"TRAINER.NAME": "tiny"}))
+
+
+def test_names_that_other_repositories_import():
+    from dassl.engine.trainer import AverageMeter, MetricMeter, SummaryWriter
+    from dassl.engine.trainer import TrainerX as SameTrainerX
+
+    assert SameTrainerX is TrainerX and issubclass(Tiny, TrainerX)
+    assert all((AverageMeter, MetricMeter, SummaryWriter))
+
+
+def test_a_step_without_the_part_that_opposes_another_loss():
+    """By hand: where the gradients' product is negative, the second's direction is taken out of the first."""
+    set_random_seed(0)
+    trainer, model = TrainerX.__new__(TrainerX), nn.Linear(3, 2)
+    TrainerBase.__init__(trainer)
+    trainer.register_model("net", model, torch.optim.SGD(model.parameters(), lr=1.0))
+    signs = set()
+    for _ in range(20):
+        x, y = torch.randn(2, 4, 3).unbind()
+        loss_a, loss_b = model(x).square().mean(), (model(y) - 1).square().mean()
+        before = [p.detach().clone() for p in model.parameters()]
+        expected = []
+        for p in model.parameters():
+            (a,), (b,) = (torch.autograd.grad(loss, p, retain_graph=True) for loss in (loss_a, loss_b))
+            product = (a * b).sum()
+            signs.add(bool(product < 0))
+            expected.append(a - 0.7 * product / (b * b).sum() * b if product < 0 else a)
+        trainer.prograd_backward_and_update(loss_a, loss_b, lambda_=0.7)
+        for p, old, step in zip(model.parameters(), before, expected, strict=True):
+            torch.testing.assert_close(p.detach(), old - step)
+    assert signs == {True, False}
+    with pytest.raises(FloatingPointError):
+        trainer.prograd_backward_and_update(loss_a, loss_b * float("nan"))
+
+
+def test_a_trainer_by_name_beside_the_one_configured(make_cfg):
+    cfg = make_cfg({"TRAINER.NAME": "Nobody"})
+    assert isinstance(build_trainer(cfg, "Tiny"), Tiny)
+    assert isinstance(build_trainer(cfg, name="Tiny"), Tiny)
+
+
+def test_removed_features_raise_errors_that_name_them():
+    with pytest.raises(ImportError, match="semi-supervised learning only"):
+        from dassl.engine import TrainerXU  # noqa: F401
+
+
+def test_one_gpu_is_visible_unless_the_user_chooses():
+    """Of several processes each sees one, of those that are given."""
+    shown = {
+        (None, None): "0",
+        ("2,3", None): "2,3",
+        ("", None): "",
+        (None, "1"): "1",
+        ("2,3", "1"): "3",
+        ("", "1"): "",
+    }
+    for (given, rank), expected in shown.items():
+        names = {"CUDA_VISIBLE_DEVICES": given, "LOCAL_RANK": rank}
+        environment = {k: v for k, v in os.environ.items() if k not in names}
+        environment |= {name: value for name, value in names.items() if value is not None}
+        code = "import os, runpy; runpy.run_path('dassl/__init__.py'); print(os.environ['CUDA_VISIBLE_DEVICES'])"
+        shown = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        assert shown.stdout == f"{expected}\n", shown.stderr

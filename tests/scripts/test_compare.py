@@ -1,0 +1,217 @@
+"""Comparisons: which runs they make, which mistakes they refuse, and how they stop and go on."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from processes import PATIENCE, finish, living, wait_for
+
+from scripts import compare, execution
+from scripts.methods import read_methods
+from scripts.run import make_runs
+
+QUICK = ["OPTIM.MAX_EPOCH", "1", "TEST.SPLIT", "val"]
+FEW = ["--method", "zero-shot CLIP", "--method", "CoOp, shared context", "fashion_mnist", "1", *QUICK]
+
+
+def test_runs_of_all_methods_data_sets_shots_and_seeds(environment, tmp_path):
+    runs, out, published = compare.parse(["fashion_mnist,dtd", "1,16", "OPTIM.LR", "0.1"])
+    methods = [method for method in read_methods().values() if method.core]
+    trained = sum(method.trained for method in methods)
+    assert len(runs) == len({run.folder for run in runs}) == 2 * 2 * (2 * trained + len(methods) - trained)
+    assert all(run.seed == 1 for run in runs if not run.method.trained)
+    assert out == tmp_path / "compare_fashion_mnist+dtd_1-16shots" and not published
+
+
+def test_all_methods_and_the_core_ones(environment):
+    chosen = {
+        words: {run.method.name for run in compare.parse([*words, "emoji", "2"])[0]}
+        for words in ((), ("--method", "all"))
+    }
+    methods = read_methods()
+    assert chosen["--method", "all"] == set(methods)
+    assert chosen[()] == {name for name, method in methods.items() if method.core} < set(methods)
+
+
+def test_the_command_of_a_run(environment, tmp_path):
+    method = read_methods()["CoOp, class-specific contexts"]
+    run = make_runs([method], ["imagenet"], ["4"], ["--backbone", "ViT-B/32", "OPTIM.LR", "0.1"])[1]
+    assert run.folder == tmp_path / "imagenet/CoOp/vit_b16_4shots/class-specific-contexts/seed2"
+    assert " ".join(run.arguments).replace(str(tmp_path), "OUTPUT") == (
+        "--trainer CoOp --root data --output-dir OUTPUT/imagenet/CoOp/vit_b16_4shots/class-specific-contexts/seed2 "
+        "--seed 2 --dataset-config-file configs/datasets/imagenet.yaml --config-file configs/backbones/vit_b16.yaml "
+        "--config-file configs/trainers/CoOp/imagenet.yaml "
+        "--backbone ViT-B/32 OPTIM.LR 0.1 TRAINER.COOP.CSC True DATASET.NUM_SHOTS 4 "
+        "INPUT.FEATURE_CACHE OUTPUT/features INPUT.FEATURE_STREAMS ()"
+    )
+
+
+def test_a_yaml_file_means_the_same_as_arguments(environment, tmp_path):
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(
+        'datasets: [emoji]\nshots: [1, 2]\nseeds: [7]\nmethods: ["CoOp, shared context"]\noptions: [OPTIM.LR 0.1]\n'
+    )
+    runs, out, _ = compare.parse([str(plan), "OPTIM.MAX_EPOCH", "3"])
+    assert [(run.dataset, run.shots, run.seed, run.method.name) for run in runs] == [
+        ("emoji", 1, 7, "CoOp, shared context"),
+        ("emoji", 2, 7, "CoOp, shared context"),
+    ]
+    assert runs[0].options == ("OPTIM.LR", "0.1", "OPTIM.MAX_EPOCH", "3")
+    assert out == tmp_path / "compare_plan"
+
+
+def test_another_list_of_methods(environment, tmp_path):
+    (tmp_path / "mine.yaml").write_text("K = 5: {trainer: SOTGLP, variant: k5, options: [TRAINER.SOTGLP.TOPK 5]}")
+    runs, out, _ = compare.parse(["--methods", str(tmp_path / "mine.yaml"), "emoji", "2"])
+    assert {run.method.name for run in runs} == {"K = 5"} and out == tmp_path / "emoji" / "mine_small_2shots"
+    assert " TRAINER.SOTGLP.TOPK 5 DATASET" in " ".join(runs[0].arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments, settings, message",
+    [
+        ([], {}, "give DATASETS and SHOTS"),
+        (["fashion_mnist"], {}, "give DATASETS and SHOTS"),
+        (["fashion_mnist,mnist", "16"], {}, "unknown data set mnist: take one of: caltech101; "),
+        (["fashion_mnist", "1,0"], {}, "shots (images per class) must be whole numbers from 1, not 0"),
+        (["fashion_mnist", "many"], {}, "not many"),
+        (["fashion_mnist", "16,"], {}, "not nothing"),
+        (["--method", "CoOp", "fashion_mnist", "16"], {}, "unknown method CoOp: take one of: zero-shot CLIP; "),
+        (["fashion_mnist", "16", "--published"], {}, "--published must stand before the data sets"),
+        (["fashion_mnist", "16"], {"SEEDS": "1 two"}, "seeds (SEEDS) must be whole numbers from 0, not two"),
+        (["fashion_mnist", "16"], {"SEEDS": " "}, "there is nothing to run"),
+        (["fashion_mnist", "16"], {"BACKBONE": "big"}, "unknown BACKBONE big: take one of: small; "),
+        (["fashion_mnist", "16"], {"JOBS": "0"}, "JOBS must be whole numbers from 1, not 0"),
+        (["fashion_mnist", "16", "OPTIM.EPOCHS", "3"], {}, "OPTIM.EPOCHS"),
+        (["none.yaml"], {}, "cannot read none.yaml"),
+    ],
+)
+def test_mistakes_are_one_line_before_anything_runs(
+    environment, tmp_path, monkeypatch, capsys, arguments, settings, message
+):
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    assert compare.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and len(error.splitlines()) == 1 and message in error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("datasets: [emoji]", "lacks shots"),
+        ("datasets: emoji\nshots: [1]", "datasets must be a list"),
+        ("dataset: [emoji]", "dataset: take one of: datasets; shots; "),
+        ("- emoji", "must hold KEY: VALUE"),
+        ("a: [", "cannot read"),
+    ],
+)
+def test_mistakes_in_a_yaml_file(environment, tmp_path, capsys, content, message):
+    (tmp_path / "plan.yaml").write_text(content)
+    assert compare.main([str(tmp_path / "plan.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["{trainer: CoOp}", "{trainer: CoOp, variant: a, colour: red}", "{trainer: CoOp, variant: a, options: [A]}"],
+)
+def test_mistakes_in_the_list_of_methods(tmp_path, entry):
+    (tmp_path / "methods.yaml").write_text(f"mine: {entry}")
+    with pytest.raises(ValueError, match="methods.yaml: mine: "):
+        read_methods(tmp_path / "methods.yaml")
+
+
+class Script:
+    """A run that is a line of shell."""
+
+    def __init__(self, line):
+        self.line = line
+
+    def start(self, threads, **options):
+        return subprocess.Popen(["bash", "-c", self.line], **options)
+
+
+def test_a_failed_run_stops_no_other(tmp_path, capfd):
+    bad, good = (
+        Script("echo warning >&2; echo error: broken >&2; exit 2"),
+        Script(f"echo odd >&2; touch {tmp_path}/good"),
+    )
+    assert execution.execute([bad, good], 1, None) == {bad: (2, "broken")}
+    assert (tmp_path / "good").exists()
+    assert capfd.readouterr().err == "odd\n"
+
+
+def test_jobs_run_side_by_side(tmp_path):
+    """Each of two waits for the other to begin."""
+    wait = f"touch {{0}}/{{1}}; timeout {PATIENCE} bash -c 'until [ -e {{0}}/{{2}} ]; do sleep 0.05; done'"
+    pair = [Script(wait.format(tmp_path, "a", "b")), Script(wait.format(tmp_path, "b", "a"))]
+    assert execution.execute(pair, 2, None) == {}
+
+
+def test_stop_kills_processes_that_ignore_an_interrupt(tmp_path):
+    line = f"trap '' INT; touch {tmp_path}/deaf; sleep {2 * PATIENCE} & sleep {2 * PATIENCE}"
+    process = subprocess.Popen(["bash", "-c", line], start_new_session=True)
+    wait_for((tmp_path / "deaf").exists, process)
+    execution.stop([process], patience=0.2)
+    wait_for(lambda: not living(str(process.pid), by="session"))
+
+
+def rows(out):
+    """table.csv without the seconds."""
+    with (out / "table.csv").open(newline="") as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+@pytest.mark.slow
+def test_a_stopped_comparison_leaves_no_process_and_is_continued(environment, tmp_path, monkeypatch, capsys):
+    """Interrupted in its second run and started again, it makes the table of one that was not interrupted."""
+    for name, value in {"DATA": str(tmp_path / "data"), "SEEDS": "1", "JOBS": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("OUTPUT", str(tmp_path / "stopped"))
+    command = [sys.executable, "-m", "scripts.compare", *FEW]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    runs = tmp_path / "stopped" / "fashion_mnist"
+    first = runs / "ZeroshotCLIP" / "small_1shots" / "one-template" / "seed1" / "results.json"
+    second = runs / "CoOp" / "small_1shots" / "shared-context" / "seed1"
+    wait_for(lambda: first.exists() and living(str(second)), process)
+    process.send_signal(signal.SIGINT)
+    assert "interrupted: 1 of 2 runs are finished" in finish(process)[1]
+    assert process.returncode == 130
+    wait_for(lambda: not living(str(tmp_path / "stopped")))
+
+    before = first.stat().st_mtime_ns
+    assert compare.main(FEW) == 0
+    output = capsys.readouterr().out
+    assert "2 runs, 1 of them finished before" in output and "[1/1] fashion_mnist, 1 shot: CoOp" in output
+    assert first.stat().st_mtime_ns == before
+    assert compare.main([*FEW, "OPTIM.LR", "0.5"]) == 2
+    assert "finished with other settings (OPTIM.LR 0.01 -> 0.5)" in capsys.readouterr().err
+
+    monkeypatch.setenv("OUTPUT", str(tmp_path / "straight"))
+    monkeypatch.setenv("JOBS", "2")
+    assert compare.main(FEW) == 0
+    name = "compare_small_1shots"
+    assert rows(runs / name) == rows(tmp_path / "straight" / "fashion_mnist" / name)
+    assert [row["method"] for row in rows(runs / name)] == ["zero-shot CLIP", "CoOp, shared context"]
+
+
+@pytest.mark.slow
+def test_a_killed_comparison_takes_its_runs_along(tmp_path):
+    """Otherwise the same command, started again, would write into the folder of a run that is still going."""
+    code = (
+        "import subprocess, sys; from scripts.methods import read_methods; from scripts.run import make_runs; "
+        "make_runs([read_methods()['CoOp, shared context']], ['fashion_mnist'], [16], ['OPTIM.MAX_EPOCH', '100000'])"
+        "[0].start().wait()"
+    )
+    settings = {**os.environ, "OUTPUT": str(tmp_path), "DATA": str(tmp_path / "data")}
+    process = subprocess.Popen([sys.executable, "-c", code], env=settings, stderr=subprocess.DEVNULL)
+    wait_for(lambda: living(str(tmp_path)), process)
+    process.kill()
+    process.wait()
+    wait_for(lambda: not living(str(tmp_path)))  # the run itself would take hours

@@ -1,0 +1,99 @@
+"""Laws of the quantities that visualize.py draws, and its figures."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import sotglp
+import train
+from scripts import prompt_figures, report, report_hardest, visualize
+from scripts.methods import read_methods
+from scripts.run import make_runs
+
+P, K, N = 16, 5, 3
+
+
+def plan_of(own=False):
+    """A support and a transport plan of random similarities, on all patches (2, P, N)."""
+    s = torch.randn(2, K, N, generator=torch.Generator().manual_seed(0))
+    shape = (2, N, P) if own else (2, P)
+    support = torch.rand(shape, generator=torch.Generator().manual_seed(1)).argsort(dim=-1)[..., :K]
+    support = support.transpose(-1, -2) if own else support
+    return support, prompt_figures.spread_out(support, sotglp.transport_plan(s), P)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_the_partition_covers_exactly_the_support_and_shares_sum_to_one(own):
+    support, plan = plan_of(own)
+    prompt, sure = prompt_figures.partition(plan)
+    kept = torch.zeros(2, P, dtype=torch.bool).scatter(1, support.flatten(1), True)
+    assert torch.equal(prompt >= 0, kept)
+    share = prompt_figures.shares(plan)
+    torch.testing.assert_close(share[kept].sum(dim=-1), torch.ones(int(kept.sum())))
+    assert torch.equal(share.isnan().all(dim=-1), ~kept)
+    torch.testing.assert_close(sure[kept], share[kept].gather(1, prompt[kept][:, None])[:, 0])
+    torch.testing.assert_close(plan.sum(dim=(1, 2)), torch.ones(2))  # nothing is lost on the way
+
+
+def test_overlap_and_entropy_of_known_plans():
+    plan = torch.zeros(4, 3)
+    plan[:2, 0] = plan[:2, 1] = 1  # prompts 1 and 2 share two patches, 3 has the others
+    plan[2:, 2] = 1
+    expected = torch.tensor([[1.0, 1, 0], [1, 1, 0], [0, 0, 1]])
+    assert torch.equal(prompt_figures.overlap(plan), expected)
+    of_two = np.log(2) / np.log(3)
+    assert prompt_figures.entropy(plan).tolist() == pytest.approx([of_two, of_two, 0, 0])
+    torch.testing.assert_close(prompt_figures.entropy(torch.ones(2, 4)), torch.ones(2))
+
+
+def test_rows_are_predicted_true_and_runner_up_once_each():
+    p = torch.tensor([0.1, 0.6, 0.3])
+    assert prompt_figures.rows_of(p, None) == {1: "predicted", 2: "runner-up"}
+    assert prompt_figures.rows_of(p, 1) == {1: "predicted and true", 2: "runner-up"}
+    assert prompt_figures.rows_of(p, 0) == {1: "predicted", 0: "true", 2: "runner-up"}
+    assert prompt_figures.rows_of(p, 2) == {1: "predicted", 2: "true and runner-up"}
+
+
+@pytest.mark.slow
+def test_figures_of_a_run_and_mistakes(environment, tmp_path, monkeypatch, capsys):
+    for name, value in {"DATA": str(tmp_path / "data"), "SEEDS": "1"}.items():
+        monkeypatch.setenv(name, value)
+    methods = read_methods()
+    chosen = [methods["SOT-GLP, with projection"], methods["CoOp, shared context"]]
+    ours, other = make_runs(chosen, ["fashion_mnist"], ["1"], ["OPTIM.MAX_EPOCH", "1", "TEST.SPLIT", "val"])
+    assert train.main(ours.arguments) == 0
+    capsys.readouterr()
+    out = tmp_path / "pictures"
+    assert visualize.main([str(ours.folder), "--number", "2", "--out", str(out), "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+    pictures = list(out.iterdir())
+    assert len(pictures) == 3 and all(np.asarray(Image.open(path).convert("L")).std() > 10 for path in pictures)
+
+    assert visualize.main([str(ours.folder), "nowhere.png"]) == 2
+    assert "cannot read image nowhere.png" in capsys.readouterr().err
+
+    # The report shows the hardest images as this run sees them, and alone when its weights are gone.
+    folder, page = tmp_path / "fashion_mnist", tmp_path / "fashion_mnist" / "report.html"
+    (weights,) = ours.folder.glob("*/model.pth.tar-1")
+    whole = weights.read_bytes()
+    for words in ("the local prompts of SOT-GLP, with projection, seed 1.", "Without overlays of local prompts: "):
+        assert report.main([str(folder), "--quiet"]) == 0
+        text = page.read_text()
+        assert words in text and text.count(", taken for ") >= report_hardest.HARDEST
+        weights.unlink(missing_ok=True)
+    weights.write_bytes(whole)
+    (ours.folder / "predictions.csv").unlink()
+    assert visualize.main([str(ours.folder)]) == 2
+    assert "give images" in capsys.readouterr().err
+
+    other.folder.mkdir(parents=True)
+    (other.folder / "config.yaml").write_text("TRAINER: {NAME: CoOp}")
+    for arguments, message in (
+        ([str(tmp_path)], "is no run"),
+        ([str(other.folder)], "is a run of CoOp without local prompts"),
+        ([str(ours.folder), "--number", "0"], "--number must be 1 or more"),
+    ):
+        assert visualize.main(arguments) == 2
+        error = capsys.readouterr().err
+        assert message in error and len(error.splitlines()) == 1

@@ -1,0 +1,144 @@
+"""Methods that adapt features or weights, not prompts, against their papers' formulas."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from loops import (
+    TARGETS,
+    close,
+    computed,
+    cosines,
+    cross_entropy,
+    hand_written,
+    image_tokens,
+    names_of,
+    normalise,
+    texts,
+)
+
+from dassl.utils import read_image
+from sotglp import load_clip
+from trainers import linearprobe, tipadapter
+
+pytest_plugins = ["loops"]
+
+
+def features_of(trainer, items):
+    """Image features (n, D), not normalised, and labels of items as the test sees them."""
+    transform = trainer.test_loader.dataset.transform
+    images = [transform(read_image(item.impath)) for item in items]
+    with torch.no_grad():
+        tokens = [image_tokens(trainer.model.clip, image)[0] for image in images]
+        return torch.stack(tokens) @ trainer.model.clip.visual.proj, torch.tensor([item.label for item in items])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["TipAdapter", "TipAdapterF"])
+def test_tip_adapter(build, name):
+    trainer, images = build(name, ALPHA=1.5, BETA=3.0)
+    clip, keys = trainer.model.clip, trainer.model.learned.keys
+    scores = clip.logit_scale.exp() * cosines(clip, images, hand_written(trainer))
+    for b, image in enumerate(images):
+        feature = normalise(image_tokens(clip, image)[0] @ clip.visual.proj)
+        for key, item in zip(keys, trainer.dm.dataset.train_x, strict=True):
+            affinity = feature @ (key if name == "TipAdapterF" else normalise(key))
+            scores[b, item.label] += 1.5 * math.exp(-3.0 * (1 - affinity))
+    losses, ours = computed(trainer, images)
+    close(ours, scores)
+    close(losses["ce"], cross_entropy(scores))
+
+
+@torch.no_grad()
+def test_the_cache_of_tip_adapter_holds_the_training_images(build):
+    trainer, _ = build("TipAdapter")
+    trainer.model.learned.keys.zero_()
+    trainer.train_loader_x.dataset.transform = trainer.test_loader.dataset.transform
+    trainer.run_epoch()
+    trainer.run_epoch()
+    close(trainer.model.learned.keys, 2 * features_of(trainer, trainer.dm.dataset.train_x)[0])
+
+
+@torch.no_grad()
+def test_tip_adapter_finds_the_best_of_the_grid(build, monkeypatch):
+    monkeypatch.setattr(tipadapter, "STEPS", {"beta": 5, "alpha": 4})
+    trainer, _ = build("TipAdapter", ALPHA=0.0)
+    cache, scale = trainer.model.learned, trainer.model.logit_scale
+    images, labels, text = torch.randn(40, 64), torch.arange(40) % 4, torch.stack(hand_written(trainer))
+    cache.keys.copy_(torch.randn_like(cache.keys))
+    monkeypatch.setattr(trainer, "encode_images", lambda batches: (images, labels))
+
+    def hits(alpha, beta):
+        count = 0
+        for image, label in zip(images, labels, strict=True):
+            scores = scale * text @ normalise(image)
+            for key, item in zip(cache.keys, trainer.dm.dataset.train_x, strict=True):
+                scores[item.label] += alpha * math.exp(-beta * (1 - normalise(image) @ normalise(key)))
+            count += (scores.argmax() == label).item()
+        return count
+
+    alphas, betas = torch.linspace(0.1, 3, 4).tolist(), torch.linspace(0.1, 7, 5).tolist()
+    by_pair = {(alpha, beta): hits(alpha, beta) for alpha in alphas for beta in betas}
+    trainer.search()
+    best = max(by_pair.values())
+    assert hits(cache.alpha.item(), cache.beta.item()) == best > min(by_pair.values())
+
+
+def test_linear_probe_is_the_minimum_of_its_loss(build):
+    trainer, images = build("LinearProbe", DECAY=2.0)
+    trainer.val_loader = None
+    trainer.run_epoch()
+    layer = trainer.model.learned
+    features, labels = features_of(trainer, trainer.dm.dataset.train_x)
+    weight, bias = (part.detach().double().requires_grad_() for part in (layer.weight, layer.bias))
+    loss = F.cross_entropy(features.double() @ weight.T + bias, labels, reduction="sum") + weight.square().sum()
+    assert max(g.abs().max() for g in torch.autograd.grad(loss, (weight, bias))) < 1e-2 * loss.detach()
+    with torch.no_grad():
+        for image, row in zip(images, computed(trainer, images)[1], strict=True):
+            feature = image_tokens(trainer.model.clip, image)[0] @ trainer.model.clip.visual.proj
+            close(row, [layer.weight[c] @ feature + layer.bias[c] for c in range(4)])
+
+
+def test_linear_probe_takes_the_decay_that_is_best_on_validation(build):
+    trainer, _ = build("LinearProbe")
+    trainer.run_epoch()
+    train, val = (features_of(trainer, items) for items in (trainer.dm.dataset.train_x, trainer.dm.dataset.val))
+    predicted = (val[0] @ trainer.model.learned.weight.T + trainer.model.learned.bias).argmax(dim=1)
+    of_decays = [linearprobe.fit(*train, 10.0**power).score(*val) for power in range(-6, 7, 2)]
+    assert (predicted == val[1]).float().mean().item() >= max(of_decays) - 1e-6 > min(of_decays)
+
+
+@torch.no_grad()
+def test_cliplora(build, weights):
+    trainer, images = build("CLIPLoRA", RANK=3, ALPHA=2.0, DROPOUT=0.5)
+    clip = load_clip(weights)  # into which the low-rank products are merged
+    blocks = [*clip.visual.transformer.resblocks, *clip.transformer.resblocks]
+    for block, maps in zip(blocks, trainer.model.learned, strict=True):
+        for part, name in enumerate("qkv"):
+            rows = slice(64 * part, 64 * (part + 1))
+            block.attn.in_proj_weight[rows] += 2.0 / 3 * maps[name][2].weight @ maps[name][1].weight
+    text = texts(clip, [clip.token_embedding.weight[:0]] * 4, [f"a photo of a {name}." for name in names_of(trainer)])
+    scores = clip.logit_scale.exp() * cosines(clip, images, text)
+    dropped = [computed(trainer, images)[1], trainer.scores(trainer.model(images))]
+    assert not torch.allclose(*dropped)
+    trainer.set_model_mode("eval")
+    losses, ours = computed(trainer, images)
+    close(ours, scores)
+    close(losses["ce"], cross_entropy(scores))
+
+
+def test_cliplora_starts_as_zero_shot_clip_and_trains_nothing_of_it(build, weights):
+    trainer, images = build("CLIPLoRA")
+    for maps in trainer.model.learned:
+        for lowrank in maps.values():
+            lowrank[2].weight.data.zero_()
+    text = trainer.model.encode_text()
+    match = trainer.model(images, text)
+    clip = load_clip(weights)
+    words = texts(clip, [clip.token_embedding.weight[:0]] * 4, [f"a photo of a {name}." for name in names_of(trainer)])
+    close(trainer.scores(match).detach(), clip.logit_scale.exp() * cosines(clip, images, words))
+    sum(trainer.losses(match, TARGETS, text).values()).backward()
+    learned = {id(parameter) for parameter in trainer.model.learned.parameters()}
+    moved = {id(parameter) for parameter in trainer.model.parameters() if parameter.grad is not None}
+    assert moved == learned
