@@ -255,30 +255,34 @@ class TrainerBase(ForkMethods, ScalarMethods):
         self.model_update(names)
 
     def train(self, start_epoch, max_epoch):
-        self.start_epoch = start_epoch
-        self.max_epoch = max_epoch
+        """Run the epochs from `start_epoch`, the number of finished ones, until `max_epoch` are finished.
+
+        `before_train` may set other numbers in `self.start_epoch` and `self.max_epoch`.
+        """
+        self.start_epoch, self.max_epoch = start_epoch, max_epoch
         self.before_train()
-        for epoch in range(self.start_epoch, self.max_epoch):
-            self.epoch = epoch
-            self.before_epoch()
-            self.run_epoch()
-            self.after_epoch()
+        epochs = range(self.start_epoch, self.max_epoch)
+        for self.epoch in epochs:
+            for part in ("before_epoch", "run_epoch", "after_epoch"):
+                getattr(self, part)()
         self.after_train()
 
     def before_train(self):
-        pass
-
-    def after_train(self):
-        pass
+        """Prepare the training; by default nothing."""
 
     def before_epoch(self):
-        pass
-
-    def after_epoch(self):
-        pass
+        """Prepare an epoch; by default nothing."""
 
     def run_epoch(self):
-        raise NotImplementedError
+        """Train for one epoch."""
+        raise NotImplementedError(f"{type(self).__name__} has no run_epoch()")
+
+    def after_epoch(self):
+        """Finish an epoch; by default nothing."""
+
+    def after_train(self):
+        """Finish the training; by default nothing."""
 
     def test(self):
-        raise NotImplementedError
+        """Evaluate the models."""
+        raise NotImplementedError(f"{type(self).__name__} has no test()")

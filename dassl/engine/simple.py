@@ -13,6 +13,10 @@ from dassl.utils import BEST, UserError, checkpoint_name, copy_file, mkdir_if_mi
 
 from .base import TrainerBase
 
+# Attributes of the data manager that a trainer has under the same names.
+LOADERS = ("train_loader_x", "train_loader_u", "val_loader", "test_loader")
+OF_THE_DATA = (*LOADERS, "num_classes", "num_source_domains", "lab2cname")
+
 
 class SimpleTrainer(TrainerBase):
     """A trainer with the data, the model and the evaluator of a configuration.
@@ -28,14 +32,12 @@ class SimpleTrainer(TrainerBase):
     def __init__(self, cfg):
         super().__init__()
         self.check_cfg(cfg)
-        self.device = torch.device("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu")
-        self.max_epoch = cfg.OPTIM.MAX_EPOCH
-        self.output_dir = cfg.OUTPUT_DIR
-        self.cfg = cfg
+        on_gpu = cfg.USE_CUDA and torch.cuda.is_available()
+        self.cfg, self.device, self.tested = cfg, torch.device("cuda" if on_gpu else "cpu"), []
+        self.output_dir, self.max_epoch = cfg.OUTPUT_DIR, cfg.OPTIM.MAX_EPOCH
         self.build_data_loader()
         self.build_model()
         self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
-        self.tested = []
 
     def check_cfg(self, cfg):
         """Check the values of the method's keys; a method may define this.
@@ -45,16 +47,10 @@ class SimpleTrainer(TrainerBase):
         """
 
     def build_data_loader(self):
-        """Make the data set and its loaders."""
-        dm = DataManager(self.cfg)
-        self.train_loader_x = dm.train_loader_x
-        self.train_loader_u = dm.train_loader_u
-        self.val_loader = dm.val_loader
-        self.test_loader = dm.test_loader
-        self.num_classes = dm.num_classes
-        self.num_source_domains = dm.num_source_domains
-        self.lab2cname = dm.lab2cname
-        self.dm = dm
+        """Make the data manager `dm`; its loaders and its facts about the classes become the trainer's, too."""
+        self.dm = DataManager(self.cfg)
+        for name in OF_THE_DATA:
+            setattr(self, name, getattr(self.dm, name))
 
     def made_with(self):
         """Return the names of trainer, backbone and classes."""
