@@ -3,6 +3,7 @@
 import datetime
 import os.path as osp
 import time
+import warnings
 
 import torch
 from tqdm import tqdm
@@ -12,6 +13,7 @@ from dassl.evaluation import build_evaluator
 from dassl.utils import BEST, UserError, checkpoint_name, copy_file, mkdir_if_missing, raise_together, wait_for_all
 
 from .base import TrainerBase
+from .forks import ignore
 
 # Attributes of the data manager that a trainer has under the same names.
 LOADERS = ("train_loader_x", "train_loader_u", "val_loader", "test_loader")
@@ -68,11 +70,14 @@ class SimpleTrainer(TrainerBase):
     def before_train(self):
         mkdir_if_missing(self.output_dir)
         directory = self.cfg.RESUME or self.output_dir
+        if self.cfg.RESUME and not osp.isdir(directory):
+            raise UserError(f"RESUME is {directory}, but there is no such folder")
         self.start_epoch = self.resume_model_if_exist(directory)
-        if self.cfg.RESUME:
-            if not (self.start_epoch or self.start_batch):
-                raise UserError(f"RESUME is {directory}, but there is no checkpoint to continue from")
+        if self.start_epoch or self.random_states:  # those of a checkpoint within an epoch
             self.copy_best_model(directory)
+        elif self.cfg.RESUME:
+            # Scripts of other repositories pass --resume for the first run, too.
+            warnings.warn(f"RESUME is {directory}, which has no checkpoint: training starts from scratch", stacklevel=2)
         last = self.start_epoch - 1
         if not self.start_batch and self.saves_after(last) and not self.has_saved(last):
             self.save_model(last, self.output_dir)  # the run was stopped after saving the best model
@@ -122,15 +127,17 @@ class SimpleTrainer(TrainerBase):
         self.close_writer()
 
     @torch.no_grad()
-    def test(self, split=None):
+    def test(self, split=None, **unknown):
         """Evaluate the model on a split.
 
         Args:
             split: As for `split_to_evaluate`.
+            **unknown: Ignored with a warning.
 
         Returns:
             The evaluator's first result; the accuracy in % by default.
         """
+        ignore(unknown, "test")
         self.set_model_mode("eval")
         self.evaluator.reset()
         self.tested = []
@@ -173,8 +180,9 @@ class SimpleTrainer(TrainerBase):
                 skipped[split] = [dataset.data_source[i].impath for i in dataset.unreadable.nonzero().flatten()]
         return skipped
 
-    def model_inference(self, input):
-        """Return the scores (B, C) of a batch of images."""
+    def model_inference(self, input, **unknown):
+        """Return the scores (B, C) of a batch of images; unknown arguments are ignored with a warning."""
+        ignore(unknown, "model_inference")
         return self.model(input)
 
     def parse_batch_test(self, batch):
