@@ -124,12 +124,15 @@ class DatasetWrapper(Dataset):
             yield from (i for i in after if self.data_source[i].label == label)
 
     def smallest_size(self):
-        """Return the least (width, height) at which the transforms enlarge neither an image nor a crop of it."""
+        """Return the least (width, height) at which the transforms enlarge neither an image nor a crop of it.
+
+        None if crops may be of any size.
+        """
         cfg, share = self.cfg.INPUT, 1.0
         if self.is_train and "random_resized_crop" in cfg.TRANSFORMS:
             share = 3 / 4 * cfg.RRCROP_SCALE[0]  # of the area; 3/4 is the aspect ratio of torchvision's narrowest crop
-        side = round(max(cfg.SIZE) / share**0.5)
-        return side, side
+        side = round(max(cfg.SIZE) / share**0.5) if share else None
+        return side and (side, side)
 
 
 def collate(items):
