@@ -72,7 +72,9 @@ def parse_args(argv):
     parser.add_argument("--head", help="name of the head")
     parser.add_argument("--eval-only", action="store_true", help="evaluate without training")
     parser.add_argument("--model-dir", default="", help="folder of the run whose weights --eval-only loads")
-    parser.add_argument("--load-epoch", type=int, help="epoch of those weights; by default the best")
+    parser.add_argument(
+        "--load-epoch", type=int, help="epoch of those weights; by default the best on validation, or else the only one"
+    )
     parser.add_argument("--no-train", action="store_true", help="build everything and stop")
     parser.add_argument("--reproduce", metavar="RESULTS_JSON", help="repeat this run and compare the metrics")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, after all flags")
@@ -106,6 +108,8 @@ def prepare(args, cfg):
     if world_size() > 1 and not trainer.parallel:
         raise UserError(f"{cfg.TRAINER.NAME} trains in one process, not in {world_size()}: start it without torchrun")
     if args.eval_only:
+        if args.model_dir and args.load_epoch is None:
+            args.load_epoch = trainer.epoch_to_load(args.model_dir)
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
     return trainer
 

@@ -227,15 +227,17 @@ class FGVCAircraft(Reader):
 
     def __init__(self, cfg):
         folder = self.find_pieces(cfg)
-        path = osp.join(folder, "variants.txt")
-        labels = {name: label for label, name in enumerate(read_lines(path))}
-        splits = []
-        for split in SPLITS:
-            list_path = osp.join(folder, f"images_variant_{split}.txt")
-            items = []
-            for line in read_lines(list_path):
-                image, name = parse_words(list_path, line, 2)
-                label = pick(labels, name, path)
-                items.append(Datum(osp.join(folder, "images", f"{image}.jpg"), label=label, classname=name))
-            splits.append(items)
-        super().__init__(cfg, *splits)
+        super().__init__(cfg, *(list(list_variants(folder, split)) for split in SPLITS))
+
+
+def list_variants(folder, split):
+    """Yield a Datum for each line "image variant" of a split's list in the folder of FGVC-Aircraft.
+
+    Raises:
+        UserError: variants.txt lacks a variant.
+    """
+    names, path = osp.join(folder, "variants.txt"), osp.join(folder, f"images_variant_{split}.txt")
+    labels = {variant: label for label, variant in enumerate(read_lines(names))}
+    for line in read_lines(path):
+        image, variant = parse_words(path, line, 2)
+        yield Datum(osp.join(folder, "images", f"{image}.jpg"), pick(labels, variant, names), classname=variant)

@@ -4,6 +4,7 @@ import os
 import pickle
 import random
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,14 +19,13 @@ from train import main
 from trainers.sotglp import SOTGLP
 
 IMPOSSIBLE = {
-    "OPTIM.LR": [0.0, -1.0, "nan", "inf"],
+    "OPTIM.LR": [-1.0, "nan", "inf"],
     "OPTIM.MOMENTUM": [1.0, -0.1],
     "OPTIM.WEIGHT_DECAY": [-1.0],
     "OPTIM.EPS": [-1e-8],
     "OPTIM.ADAM_BETA2": [1.0, 2.0],
-    "OPTIM.MAX_EPOCH": [0, -3],
-    "OPTIM.STEPSIZE": ["()", "('a',)"],
-    "DATASET.NUM_SHOTS": [0],
+    "OPTIM.MAX_EPOCH": [-3],
+    "OPTIM.STEPSIZE": ["('a',)", "(1.5,)"],
     "DATASET.SUBSAMPLE_CLASSES": ["old"],
     "DATALOADER.TRAIN_X.BATCH_SIZE": [0, -1],
     "DATALOADER.TEST.BATCH_SIZE": [0],
@@ -33,10 +33,9 @@ IMPOSSIBLE = {
     "DATALOADER.K_TRANSFORMS": [0],
     "DATALOADER.ON_ERROR": ["go"],
     "TRAIN.PRINT_FREQ": [0],
-    "TRAIN.CHECKPOINT_FREQ": [-1],
     "TEST.SPLIT": ["train"],
     "INPUT.SIZE": ["(0, 8)", "(8,)", "('a', 8)", "(8, 8, 8)"],
-    "INPUT.RRCROP_SCALE": ["(0.9, 0.1)", "(0.0, 1.0)", "(0.1, 2.0)", "(1.0,)"],
+    "INPUT.RRCROP_SCALE": ["(0.9, 0.1)", "(0.0, 0.0)", "(-0.1, 1.0)", "(0.1, 2.0)", "(1.0,)"],
     "INPUT.PIXEL_STD": ["[0.0, 1.0, 1.0]", "[1.0]"],
     "INPUT.RGS_P": [1.5, -0.1],
     "INPUT.GB_K": [4],
@@ -127,6 +126,56 @@ def refused(tiny_values, tmp_path, capsys):
         return lines[0]
 
     return run
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"OPTIM.LR_SCHEDULER": "single_step", "OPTIM.STEPSIZE": "()"}, "OPTIM.STEPSIZE"),
+        ({"DATALOADER.TRAIN_X.SAMPLER": "RandomClassSampler", "DATALOADER.TRAIN_X.N_INS": 0}, "TRAIN_X.N_INS"),
+        ({"OPTIM.NAME": "sgd", "OPTIM.SGD_NESTEROV": True, "OPTIM.MOMENTUM": 0.0}, "OPTIM.SGD_NESTEROV"),
+    ],
+)
+def test_values_that_another_key_makes_impossible_are_refused(values, key, refused):
+    assert key in refused(values)
+
+
+def run_of(values):
+    """Run train.py with values; return its log."""
+    assert main([part for key, value in values.items() for part in (key, str(value))]) == 0
+    return (Path(values["OUTPUT_DIR"]) / "log.txt").read_text()
+
+
+def test_values_with_a_meaning_in_upstreams_code_are_taken(tiny_values, tmp_path):
+    """Scripts of other repositories use them; a key that no chosen part reads may have any value."""
+    meaningful = {
+        "SEED": -1,
+        "DATASET.NUM_SHOTS": 0,  # all images
+        "DATALOADER.TRAIN_X.N_INS": 0,
+        "INPUT.RRCROP_SCALE": (0.0, 1.0),
+        "DATALOADER.REDUCED_JPEG": True,
+        "OPTIM.NAME": "adam",
+        "OPTIM.SGD_NESTEROV": True,
+        "OPTIM.MOMENTUM": 0.0,
+        "OPTIM.LR": 0.0,
+        "OPTIM.LR_SCHEDULER": "single_step",
+        "OPTIM.STEPSIZE": (-5,),  # MAX_EPOCH
+        "OPTIM.WARMUP_EPOCH": -2,  # none
+        "OPTIM.MAX_EPOCH": 3,
+        "TRAIN.CHECKPOINT_FREQ": -1,  # after the last epoch only
+        "TRAIN.CHECKPOINT_MINUTES": -1.0,
+        "TRAIN.PRINT_FREQ": -1,  # each batch
+        "TEST.FINAL_MODEL": "last_val",  # the last epoch
+    }
+    log = run_of({**tiny_values, **meaningful})
+    assert "# train_x  36" in log and log.count("epoch [3/3] batch [") == 3
+    files = {path.name for path in (tmp_path / "run" / "linear").iterdir()}
+    assert files == {"checkpoint", "model.pth.tar-3"}
+
+
+def test_no_epochs_test_the_untrained_model(tiny_values):
+    log = run_of({**tiny_values, "OPTIM.MAX_EPOCH": 0})
+    assert "* accuracy: " in log and "epoch [" not in log
 
 
 @pytest.mark.parametrize("key", [*IMPOSSIBLE, *UNKNOWN])

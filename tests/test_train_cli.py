@@ -114,7 +114,14 @@ def test_eval_only_gives_the_result_of_training(arguments, tmp_path, capsys):
     assert evaluated["metrics"] == trained["metrics"] and evaluated["epochs"] == 4
     capsys.readouterr()
     assert main([*evaluation, "--eval-only", "--model-dir", str(tmp_path / "run"), "--load-epoch", "9"]) == 2
-    assert "no checkpoint at" in capsys.readouterr().err
+    assert re.search(r"no checkpoint at .*model.pth.tar-9; saved epochs: 4$", capsys.readouterr().err)
+    assert main([*evaluation, "--eval-only", "--model-dir", str(tmp_path / "run")]) == 0
+    assert "its only epoch, 4, is loaded" in capsys.readouterr().out
+    evaluated = read_results(tmp_path / "eval")
+    assert evaluated["metrics"] == trained["metrics"] and evaluated["evaluated"]["epoch"] == 4
+    shutil.copy(tmp_path / "run" / "linear" / "model.pth.tar-4", tmp_path / "run" / "linear" / "model.pth.tar-2")
+    assert main([*evaluation, "--eval-only", "--model-dir", str(tmp_path / "run")]) == 2
+    assert re.search(r"^error: no checkpoint at .*model-best.*; saved epochs: 2, 4$", capsys.readouterr().err)
 
 
 def test_reproducing_a_run_reports_whether_its_results_are_the_same(arguments, tmp_path, capsys):
@@ -171,7 +178,7 @@ MISTAKES = {
     ),
     "too many shots": (["DATASET.NUM_SHOTS", "10"], 'NUM_SHOTS is 10, but class "red" has only 9'),
     "unknown transform": (["--transforms", "flip"], 'unknown transform (INPUT.TRANSFORMS) "flip"'),
-    "no checkpoint": (["--resume", "nowhere"], "RESUME is nowhere, but there is no checkpoint"),
+    "nowhere to resume": (["--resume", "nowhere"], "RESUME is nowhere, but there is no such folder"),
     "loss not finite": (["TRAINER.TINY.LOSS_FACTOR", "1e39"], "infinite or NaN at epoch 1, batch 1"),
 }
 

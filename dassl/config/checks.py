@@ -1,7 +1,8 @@
 """The allowed values of the toolbox's own keys.
 
 A rule is a pair: a function that returns whether a value is allowed, and the words of the error message for it.
-Names of trainers, samplers, optimizers, ... have no rule: they are checked when the object is built.
+Names of trainers, samplers, optimizers, ... have no rule: they are checked when the object is built. A value is refused
+only if no run can use it: scripts of other repositories rely on what upstream's code does with a -1 or a 0.
 """
 
 import math
@@ -30,37 +31,32 @@ def one_of(*names: str) -> Rule:
     return lambda value: value in names, " or ".join(names)
 
 
-def several(rule: Test, allowed: str, count: int | None = None) -> Rule:
-    """Return the rule of several values.
+def several(count: int, rule: Test, allowed: str) -> Rule:
+    """Return the rule of `count` values.
 
     Args:
+        count: Number of values.
         rule: Function that returns whether one value is allowed.
         allowed: The words that follow the number of values.
-        count: Number of values; one or more if None.
     """
-    number = "one or more" if count is None else count
-    fits = lambda value: (len(value) == count if count else len(value) > 0) and all(map(rule, value))  # noqa: E731
-    return fits, f"{number} {allowed}"
-
-
-def whole(low: int) -> Test:
-    """Return a function that checks for a whole number from `low`."""
-    return lambda value: isinstance(value, int) and value >= low
+    return lambda value: len(value) == count and all(map(rule, value)), f"{count} {allowed}"
 
 
 POSITIVE: Rule = lambda value: value > 0, "a number above 0"  # noqa: E731
 FROM_0, FROM_1, SHARE, BELOW_1 = within(0), within(1), within(0, 1), within(0, below=1)
 RULES: dict[str, Rule] = {
     "SEED": (lambda value: value < 2**32, "a number below 2 ** 32, or -1 for a run that is not repeatable"),
-    "INPUT.SIZE": several(whole(1), "numbers of pixels from 1, for height and width", 2),
+    "INPUT.SIZE": several(
+        2, lambda value: isinstance(value, int) and value > 0, "numbers of pixels from 1, for height and width"
+    ),
     "INPUT.INTERPOLATION": one_of("nearest", "bilinear", "bicubic"),
     "INPUT.LONG_NAMES": one_of("stop", "truncate"),
     "INPUT.CACHE_VIEWS": FROM_0,
-    "INPUT.PIXEL_MEAN": several(math.isfinite, "numbers, for red, green and blue", 3),
-    "INPUT.PIXEL_STD": several(POSITIVE[0], "numbers above 0, for red, green and blue", 3),
+    "INPUT.PIXEL_MEAN": several(3, math.isfinite, "numbers, for red, green and blue"),
+    "INPUT.PIXEL_STD": several(3, POSITIVE[0], "numbers above 0, for red, green and blue"),
     "INPUT.RRCROP_SCALE": (
-        lambda value: len(value) == 2 and 0 < value[0] <= value[1] <= 1,
-        "the smallest and the largest share of an image, above 0 and up to 1",
+        lambda value: len(value) == 2 and 0 <= value[0] <= value[1] <= 1 and value[1] > 0,
+        "the smallest and the largest share of an image, from 0 and up to 1",
     ),
     "INPUT.CROP_PADDING": FROM_0,
     "INPUT.CUTOUT_N": FROM_0,
@@ -75,15 +71,13 @@ RULES: dict[str, Rule] = {
     "INPUT.RANDAUGMENT_N": FROM_0,
     "INPUT.RANDAUGMENT_M": within(0, below=31),
     "INPUT.GN_STD": FROM_0,
-    "DATASET.NUM_SHOTS": (lambda value: value != 0, "a number from 1, or -1 for all images"),
     "DATASET.SUBSAMPLE_CLASSES": one_of("all", "base", "new"),
     "DATALOADER.NUM_WORKERS": FROM_0,
     "DATALOADER.ON_ERROR": one_of("stop", "skip"),
     "DATALOADER.K_TRANSFORMS": FROM_1,
     "DATALOADER.TRAIN_X.BATCH_SIZE": FROM_1,
-    "DATALOADER.TRAIN_X.N_INS": FROM_1,
     "DATALOADER.TEST.BATCH_SIZE": FROM_1,
-    "OPTIM.LR": POSITIVE,
+    "OPTIM.LR": FROM_0,
     "OPTIM.WEIGHT_DECAY": FROM_0,
     "OPTIM.MOMENTUM": BELOW_1,
     "OPTIM.SGD_DAMPNING": SHARE,
@@ -92,14 +86,12 @@ RULES: dict[str, Rule] = {
     "OPTIM.ADAM_BETA2": BELOW_1,
     "OPTIM.EPS": FROM_0,
     "OPTIM.BASE_LR_MULT": FROM_0,
-    "OPTIM.STEPSIZE": several(whole(-1), "epochs", None),
+    "OPTIM.STEPSIZE": (lambda value: all(isinstance(epoch, int) for epoch in value), "whole numbers, the epochs"),
     "OPTIM.GAMMA": POSITIVE,
-    "OPTIM.MAX_EPOCH": FROM_1,
+    "OPTIM.MAX_EPOCH": FROM_0,
     "OPTIM.WARMUP_CONS_LR": FROM_0,
     "OPTIM.WARMUP_MIN_LR": FROM_0,
-    "TRAIN.CHECKPOINT_FREQ": FROM_0,
-    "TRAIN.CHECKPOINT_MINUTES": FROM_0,
-    "TRAIN.PRINT_FREQ": FROM_1,
+    "TRAIN.PRINT_FREQ": (lambda value: value != 0, "a number of batches, not 0"),
     "TEST.DECIMALS": within(0, 15),
     "TEST.SPLIT": one_of("test", "val"),
     "TRAINER.MEMORY_BUDGET": FROM_0,
@@ -127,7 +119,12 @@ def check_values(cfg: CfgNode) -> None:
             raise UserError(f"config key {key} must be {allowed}, got {values[key]!r}")
     if cfg.INPUT.CACHE_VIEWS and not cfg.INPUT.FEATURE_CACHE:
         raise UserError(f"INPUT.CACHE_VIEWS {cfg.INPUT.CACHE_VIEWS} needs a folder INPUT.FEATURE_CACHE")
-    if cfg.OPTIM.SGD_NESTEROV and not (cfg.OPTIM.MOMENTUM and not cfg.OPTIM.SGD_DAMPNING):
+    optim, train_x = cfg.OPTIM, cfg.DATALOADER.TRAIN_X
+    if optim.LR_SCHEDULER == "single_step" and not optim.STEPSIZE:
+        raise UserError("OPTIM.LR_SCHEDULER single_step needs a number of epochs in OPTIM.STEPSIZE, got ()")
+    if train_x.SAMPLER == "RandomClassSampler" and train_x.N_INS < 1:
+        raise UserError(f"RandomClassSampler needs a DATALOADER.TRAIN_X.N_INS from 1, got {train_x.N_INS}")
+    if optim.NAME == "sgd" and optim.SGD_NESTEROV and not (optim.MOMENTUM and not optim.SGD_DAMPNING):
         raise UserError("OPTIM.SGD_NESTEROV True needs an OPTIM.MOMENTUM above 0 and OPTIM.SGD_DAMPNING 0")
 
 

@@ -4,7 +4,7 @@ from yacs.config import CfgNode
 
 _C = CfgNode()
 _C.OUTPUT_DIR = "./output"  # results, logs and checkpoints; a run found there is continued
-_C.RESUME = ""  # folder of a run to continue instead of OUTPUT_DIR
+_C.RESUME = ""  # folder of a run to continue instead of OUTPUT_DIR; without a checkpoint, the run starts anew
 _C.SEED = -1  # from 0: the run is repeatable; -1: it is random
 _C.USE_CUDA = True  # use a GPU if there is one
 _C.VERBOSE = True  # print what is built
@@ -39,7 +39,7 @@ _C.INPUT.GN_STD = 0.15  # "gaussian_noise": standard deviation
 _C.DATASET = CfgNode()
 _C.DATASET.ROOT = ""  # folder that holds the data sets
 _C.DATASET.NAME = ""  # a registered reader
-_C.DATASET.NUM_SHOTS = -1  # training images per class; -1 takes all
+_C.DATASET.NUM_SHOTS = -1  # training images per class; below 1: all
 _C.DATASET.SUBSAMPLE_CLASSES = "all"  # all, base (first half of the classes) or new (the rest)
 _C.DATASET.SOURCE_DOMAINS = ()  # domains of the training images, for readers with domains
 _C.DATASET.TARGET_DOMAINS = ()  # domains of the test images
@@ -79,7 +79,7 @@ _C.OPTIM.BASE_LR_MULT = 0.1
 _C.OPTIM.LR_SCHEDULER = "single_step"  # single_step, multi_step or cosine; a step is an epoch
 _C.OPTIM.STEPSIZE = (-1,)  # single_step: epochs between steps, below 1: MAX_EPOCH; multi_step: epochs of the steps
 _C.OPTIM.GAMMA = 0.1  # single_step, multi_step: factor of a step
-_C.OPTIM.MAX_EPOCH = 10
+_C.OPTIM.MAX_EPOCH = 10  # 0: the untrained model is tested
 _C.OPTIM.WARMUP_EPOCH = -1  # epochs of warm-up; below 1: none
 _C.OPTIM.WARMUP_TYPE = "linear"  # linear or constant
 _C.OPTIM.WARMUP_CONS_LR = 1e-5  # constant: the learning rate
@@ -87,8 +87,8 @@ _C.OPTIM.WARMUP_MIN_LR = 1e-5  # linear: the learning rate of the first epoch
 _C.OPTIM.WARMUP_RECOUNT = True  # the schedule starts at 0 after the warm-up; False: where that ends
 
 _C.TRAIN = CfgNode()
-_C.TRAIN.CHECKPOINT_FREQ = 0  # epochs between checkpoints; 0: only the last epoch has one
-_C.TRAIN.CHECKPOINT_MINUTES = 10.0  # minutes between checkpoints within an epoch; 0: none
+_C.TRAIN.CHECKPOINT_FREQ = 0  # epochs between checkpoints; 0 or less: only the last epoch has one
+_C.TRAIN.CHECKPOINT_MINUTES = 10.0  # minutes between checkpoints within an epoch; 0 or less: none
 _C.TRAIN.PRINT_FREQ = 10  # batches between lines of the log; a shorter epoch has one line
 
 _C.TEST = CfgNode()

@@ -2,6 +2,7 @@
 
 import random
 import sys
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -123,12 +124,15 @@ class DatasetWrapper(Dataset):
             yield from (i for i in after if self.data_source[i].label == label)
 
     def smallest_size(self):
-        """Return the least (width, height) at which the transforms enlarge neither an image nor a crop of it."""
+        """Return the least (width, height) at which the transforms enlarge neither an image nor a crop of it.
+
+        None if crops may be of any size.
+        """
         cfg, share = self.cfg.INPUT, 1.0
         if self.is_train and "random_resized_crop" in cfg.TRANSFORMS:
             share = 3 / 4 * cfg.RRCROP_SCALE[0]  # of the area; 3/4 is the aspect ratio of torchvision's narrowest crop
-        side = round(max(cfg.SIZE) / share**0.5)
-        return side, side
+        side = round(max(cfg.SIZE) / share**0.5) if share else None
+        return side and (side, side)
 
 
 def collate(items):
@@ -192,6 +196,14 @@ def build_data_loader(
     )
 
 
+def chosen_transform(cfg, custom, is_train):
+    """Return the transform of the training images or of the others: `custom`, or the configuration's if None."""
+    if custom is None:
+        return build_transform(cfg, is_train=is_train)
+    print(f"* Using custom transform for {'training' if is_train else 'testing'}")
+    return custom
+
+
 class DataManager:
     """The data set of a configuration and its loaders.
 
@@ -207,18 +219,18 @@ class DataManager:
         train_loader_u: Loader of unlabelled training images, with the settings of train_loader_x; None without them.
         val_loader: Loader of validation images; None without them.
         test_loader: Loader of test images.
+        num_classes, lab2cname: Those of the data set.
+        num_source_domains: Number of cfg.DATASET.SOURCE_DOMAINS.
     """
 
-    def __init__(self, cfg, custom_tfm_train=None, custom_tfm_test=None, dataset_wrapper=None):
-        self.dataset = build_dataset(cfg)
-        self._num_source_domains = len(cfg.DATASET.SOURCE_DOMAINS)
-        if custom_tfm_train is not None:
-            print("* Using custom transform for training")
-        if custom_tfm_test is not None:
-            print("* Using custom transform for testing")
-        tfm_train = custom_tfm_train or build_transform(cfg, is_train=True)
-        tfm_test = custom_tfm_test or build_transform(cfg, is_train=False)
+    num_classes = property(attrgetter("dataset.num_classes"))
+    lab2cname = property(attrgetter("dataset.lab2cname"))
+    num_source_domains = property(attrgetter("_num_source_domains"))
 
+    def __init__(self, cfg, custom_tfm_train=None, custom_tfm_test=None, dataset_wrapper=None):
+        self.dataset, self._num_source_domains = build_dataset(cfg), len(cfg.DATASET.SOURCE_DOMAINS)
+        tfm_train = chosen_transform(cfg, custom_tfm_train, is_train=True)
+        tfm_test = chosen_transform(cfg, custom_tfm_test, is_train=False)
         train_x = cfg.DATALOADER.TRAIN_X
         train = {
             "sampler_type": train_x.SAMPLER,
@@ -243,18 +255,6 @@ class DataManager:
         self.test_loader = build_data_loader(cfg, data_source=self.dataset.test, **test)
         if cfg.VERBOSE:
             self.show_dataset_summary(cfg)
-
-    @property
-    def num_classes(self):
-        return self.dataset.num_classes
-
-    @property
-    def num_source_domains(self):
-        return self._num_source_domains
-
-    @property
-    def lab2cname(self):
-        return self.dataset.lab2cname
 
     def show_dataset_summary(self, cfg):
         """Print a table with the numbers of classes and images."""

@@ -3,6 +3,7 @@
 import os.path as osp
 import time
 from collections import OrderedDict
+from pathlib import Path
 
 import torch
 
@@ -171,6 +172,45 @@ class TrainerBase(ForkMethods, ScalarMethods):
         print(f"Resumed from {directory}, {epoch} epochs{batches} finished")
         return epoch
 
+    def saved_epochs(self, directory):
+        """Return the sorted numbers of finished epochs of which a folder has the checkpoints of all models."""
+        prefix, saved = checkpoint_name(""), []
+        for name in self.get_model_names():
+            numbers = [path.name.removeprefix(prefix) for path in Path(directory, name).glob(f"{prefix}*")]
+            saved.append({int(number) for number in numbers if number.isdecimal()})  # others are within an epoch
+        return sorted(set.intersection(*saved)) if saved else []
+
+    def check_saved(self, directory, epoch=None):
+        """Check that a folder has the checkpoints of all models; arguments as for `load_model`.
+
+        Raises:
+            FileNotFoundError: One is missing; the message names the epochs that have one.
+        """
+        for name in self.get_model_names():
+            fpath = osp.join(directory, name, checkpoint_name(epoch))
+            if not osp.isfile(fpath):
+                epochs = ", ".join(map(str, self.saved_epochs(directory)))
+                raise FileNotFoundError(f"no checkpoint at {fpath}" + (f"; saved epochs: {epochs}" if epochs else ""))
+
+    def epoch_to_load(self, directory):
+        """Return the epoch to load from a folder if the user chose none.
+
+        Returns:
+            None, which stands for the best model on validation; the only saved epoch if there is no such model.
+
+        Raises:
+            FileNotFoundError: There is no best model and not just one epoch.
+        """
+        try:
+            self.check_saved(directory)
+        except FileNotFoundError:
+            epochs = self.saved_epochs(directory)
+            if len(epochs) != 1:
+                raise
+            print(f"{directory} has no best model on validation: its only epoch, {epochs[0]}, is loaded")
+            return epochs[0]
+        return None
+
     def load_model(self, directory, epoch=None):
         """Load the weights of every registered model.
 
@@ -179,12 +219,13 @@ class TrainerBase(ForkMethods, ScalarMethods):
             epoch: Number of finished epochs; None for the best on validation.
 
         Raises:
-            FileNotFoundError: A checkpoint is missing.
+            FileNotFoundError: A checkpoint is missing; the message names the epochs that have one.
             UserError: Its weights do not fit the model.
         """
         if not directory:
             print("No pretrained model is given: load_model() is skipped")
             return
+        self.check_saved(directory, epoch)
         for name in self.get_model_names():
             fpath = osp.join(directory, name, checkpoint_name(epoch))
             checkpoint = load_checkpoint(fpath)
@@ -255,30 +296,34 @@ class TrainerBase(ForkMethods, ScalarMethods):
         self.model_update(names)
 
     def train(self, start_epoch, max_epoch):
-        self.start_epoch = start_epoch
-        self.max_epoch = max_epoch
+        """Run the epochs from `start_epoch`, the number of finished ones, until `max_epoch` are finished.
+
+        `before_train` may set other numbers in `self.start_epoch` and `self.max_epoch`.
+        """
+        self.start_epoch, self.max_epoch = start_epoch, max_epoch
         self.before_train()
-        for epoch in range(self.start_epoch, self.max_epoch):
-            self.epoch = epoch
-            self.before_epoch()
-            self.run_epoch()
-            self.after_epoch()
+        epochs = range(self.start_epoch, self.max_epoch)
+        for self.epoch in epochs:
+            for part in ("before_epoch", "run_epoch", "after_epoch"):
+                getattr(self, part)()
         self.after_train()
 
     def before_train(self):
-        pass
-
-    def after_train(self):
-        pass
+        """Prepare the training; by default nothing."""
 
     def before_epoch(self):
-        pass
-
-    def after_epoch(self):
-        pass
+        """Prepare an epoch; by default nothing."""
 
     def run_epoch(self):
-        raise NotImplementedError
+        """Train for one epoch."""
+        raise NotImplementedError(f"{type(self).__name__} has no run_epoch()")
+
+    def after_epoch(self):
+        """Finish an epoch; by default nothing."""
+
+    def after_train(self):
+        """Finish the training; by default nothing."""
 
     def test(self):
-        raise NotImplementedError
+        """Evaluate the models."""
+        raise NotImplementedError(f"{type(self).__name__} has no test()")

@@ -1,6 +1,18 @@
-"""Methods that forks of Dassl added to TrainerBase, for the repositories that call them."""
+"""Methods and arguments that forks of Dassl added to its trainers, for the repositories that call them."""
+
+import warnings
 
 import torch
+
+IGNORED = set()  # arguments that were reported
+
+
+def ignore(arguments, method):
+    """Warn that a method ignores keyword arguments, such as ATPrompt's `test(is_final=True)`; once for each name."""
+    for name in arguments:
+        if name not in IGNORED:
+            IGNORED.add(name)
+            warnings.warn(f"{method}() of this toolbox does not know the argument {name}: it is ignored", stacklevel=3)
 
 
 class ForkMethods:

@@ -3,6 +3,7 @@
 import datetime
 import os.path as osp
 import time
+import warnings
 
 import torch
 from tqdm import tqdm
@@ -12,6 +13,11 @@ from dassl.evaluation import build_evaluator
 from dassl.utils import BEST, UserError, checkpoint_name, copy_file, mkdir_if_missing, raise_together, wait_for_all
 
 from .base import TrainerBase
+from .forks import ignore
+
+# Attributes of the data manager that a trainer has under the same names.
+LOADERS = ("train_loader_x", "train_loader_u", "val_loader", "test_loader")
+OF_THE_DATA = (*LOADERS, "num_classes", "num_source_domains", "lab2cname")
 
 
 class SimpleTrainer(TrainerBase):
@@ -28,14 +34,12 @@ class SimpleTrainer(TrainerBase):
     def __init__(self, cfg):
         super().__init__()
         self.check_cfg(cfg)
-        self.device = torch.device("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu")
-        self.max_epoch = cfg.OPTIM.MAX_EPOCH
-        self.output_dir = cfg.OUTPUT_DIR
-        self.cfg = cfg
+        on_gpu = cfg.USE_CUDA and torch.cuda.is_available()
+        self.cfg, self.device, self.tested = cfg, torch.device("cuda" if on_gpu else "cpu"), []
+        self.output_dir, self.max_epoch = cfg.OUTPUT_DIR, cfg.OPTIM.MAX_EPOCH
         self.build_data_loader()
         self.build_model()
         self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
-        self.tested = []
 
     def check_cfg(self, cfg):
         """Check the values of the method's keys; a method may define this.
@@ -45,16 +49,10 @@ class SimpleTrainer(TrainerBase):
         """
 
     def build_data_loader(self):
-        """Make the data set and its loaders."""
-        dm = DataManager(self.cfg)
-        self.train_loader_x = dm.train_loader_x
-        self.train_loader_u = dm.train_loader_u
-        self.val_loader = dm.val_loader
-        self.test_loader = dm.test_loader
-        self.num_classes = dm.num_classes
-        self.num_source_domains = dm.num_source_domains
-        self.lab2cname = dm.lab2cname
-        self.dm = dm
+        """Make the data manager `dm`; its loaders and its facts about the classes become the trainer's, too."""
+        self.dm = DataManager(self.cfg)
+        for name in OF_THE_DATA:
+            setattr(self, name, getattr(self.dm, name))
 
     def made_with(self):
         """Return the names of trainer, backbone and classes."""
@@ -72,11 +70,14 @@ class SimpleTrainer(TrainerBase):
     def before_train(self):
         mkdir_if_missing(self.output_dir)
         directory = self.cfg.RESUME or self.output_dir
+        if self.cfg.RESUME and not osp.isdir(directory):
+            raise UserError(f"RESUME is {directory}, but there is no such folder")
         self.start_epoch = self.resume_model_if_exist(directory)
-        if self.cfg.RESUME:
-            if not (self.start_epoch or self.start_batch):
-                raise UserError(f"RESUME is {directory}, but there is no checkpoint to continue from")
+        if self.start_epoch or self.random_states:  # those of a checkpoint within an epoch
             self.copy_best_model(directory)
+        elif self.cfg.RESUME:
+            # Scripts of other repositories pass --resume for the first run, too.
+            warnings.warn(f"RESUME is {directory}, which has no checkpoint: training starts from scratch", stacklevel=2)
         last = self.start_epoch - 1
         if not self.start_batch and self.saves_after(last) and not self.has_saved(last):
             self.save_model(last, self.output_dir)  # the run was stopped after saving the best model
@@ -126,15 +127,17 @@ class SimpleTrainer(TrainerBase):
         self.close_writer()
 
     @torch.no_grad()
-    def test(self, split=None):
+    def test(self, split=None, **unknown):
         """Evaluate the model on a split.
 
         Args:
             split: As for `split_to_evaluate`.
+            **unknown: Ignored with a warning.
 
         Returns:
             The evaluator's first result; the accuracy in % by default.
         """
+        ignore(unknown, "test")
         self.set_model_mode("eval")
         self.evaluator.reset()
         self.tested = []
@@ -177,8 +180,9 @@ class SimpleTrainer(TrainerBase):
                 skipped[split] = [dataset.data_source[i].impath for i in dataset.unreadable.nonzero().flatten()]
         return skipped
 
-    def model_inference(self, input):
-        """Return the scores (B, C) of a batch of images."""
+    def model_inference(self, input, **unknown):
+        """Return the scores (B, C) of a batch of images; unknown arguments are ignored with a warning."""
+        ignore(unknown, "model_inference")
         return self.model(input)
 
     def parse_batch_test(self, batch):

@@ -39,7 +39,7 @@ def build_lr_scheduler(optimizer, optim_cfg):
     """Return the schedule that `optim_cfg` (cfg.OPTIM) describes; call its `step()` once per epoch.
 
     Raises:
-        ValueError: LR_SCHEDULER or WARMUP_TYPE is unknown, or a warm-up without recount takes all epochs.
+        ValueError: LR_SCHEDULER or WARMUP_TYPE is unknown.
     """
     check_availability(optim_cfg.LR_SCHEDULER, SCHEDULERS, "schedule (OPTIM.LR_SCHEDULER)")
     decay = decay_function(optim_cfg)
@@ -49,15 +49,11 @@ def build_lr_scheduler(optimizer, optim_cfg):
     # Without recount the schedule starts at the epoch where the warm-up ends, divided by its value there: either way
     # the first epoch after the warm-up has the full learning rate, as in upstream Dassl.
     offset = 0 if optim_cfg.WARMUP_RECOUNT else warmup
-    if offset and offset >= optim_cfg.MAX_EPOCH:
-        raise ValueError(
-            f"OPTIM.WARMUP_EPOCH must be below OPTIM.MAX_EPOCH ({optim_cfg.MAX_EPOCH}) if "
-            f"OPTIM.WARMUP_RECOUNT is False, got {warmup}"
-        )
+    full = decay(offset) or 1.0  # a cosine is 0 where the warm-up takes all epochs
 
     def lr_at(base, epoch):
         if epoch >= warmup:
-            return base * decay(epoch - warmup + offset) / decay(offset)
+            return base * decay(epoch - warmup + offset) / full
         if optim_cfg.WARMUP_TYPE == "constant":
             return optim_cfg.WARMUP_CONS_LR
         return base * epoch / warmup if epoch else optim_cfg.WARMUP_MIN_LR
@@ -67,10 +63,10 @@ def build_lr_scheduler(optimizer, optim_cfg):
 
 def decay_function(optim_cfg):
     """Return the function epoch -> factor of the base learning rate."""
-    gamma, stepsize = optim_cfg.GAMMA, optim_cfg.STEPSIZE
+    gamma, stepsize, epochs = optim_cfg.GAMMA, optim_cfg.STEPSIZE, max(optim_cfg.MAX_EPOCH, 1)
     if optim_cfg.LR_SCHEDULER == "cosine":
-        return lambda epoch: (1 + math.cos(math.pi * epoch / optim_cfg.MAX_EPOCH)) / 2
+        return lambda epoch: (1 + math.cos(math.pi * epoch / epochs)) / 2
     if optim_cfg.LR_SCHEDULER == "multi_step":
-        return lambda epoch: gamma ** bisect.bisect_right(stepsize, epoch)
-    step = stepsize[-1] if stepsize[-1] > 0 else optim_cfg.MAX_EPOCH
+        return lambda epoch: gamma ** bisect.bisect_right(sorted(stepsize), epoch)
+    step = stepsize[-1] if stepsize[-1] > 0 else epochs
     return lambda epoch: gamma ** (epoch // step)

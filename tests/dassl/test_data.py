@@ -95,6 +95,11 @@ def test_datum_pickles_by_the_path_other_repositories_know():
         "_domain": 1,
         "_classname": "x",
     }
+    again = pickle.loads(pickle.dumps(datum))
+    assert (again.impath, again.label, again.domain, again.classname) == (__file__, 3, 1, "x")
+    for name in ("impath", "label", "domain", "classname"):
+        with pytest.raises(AttributeError):
+            setattr(datum, name, "y")
 
 
 def test_a_missing_image_is_reported_when_the_data_set_is_made(tmp_path):

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from dassl.engine import TrainerBase, TrainerX, build_trainer
-from dassl.utils import UserError, load_checkpoint, set_random_seed
+from dassl.utils import UserError, load_checkpoint, save_checkpoint, set_random_seed
 
 FEATURES = {"TRAIN.CHECKPOINT_FREQ": 1}
 
@@ -65,9 +65,22 @@ def test_resume_in_another_folder_takes_the_best_model_along(make_cfg, tmp_path)
     second = build_trainer(cfg)
     second.train()
     assert second.evaluator.results == first.evaluator.results
-    cfg = make_cfg({"OUTPUT_DIR": str(tmp_path / "third"), "RESUME": str(tmp_path / "nothing")})
-    with pytest.raises(UserError, match="RESUME is .*nothing, but there is no checkpoint"):
-        build_trainer(cfg).train()
+
+
+def test_resume_from_a_folder_without_checkpoints_starts_from_scratch(make_cfg, tmp_path, capsys):
+    """Scripts of other repositories pass --resume for the first run, too."""
+    plain = build_trainer(make_cfg())
+    plain.train()
+    values = {"OUTPUT_DIR": str(tmp_path / "other"), "RESUME": str(tmp_path / "nothing")}
+    with pytest.raises(UserError, match="RESUME is .*nothing, but there is no such folder"):
+        build_trainer(make_cfg(values)).train()
+    (tmp_path / "nothing" / "linear").mkdir(parents=True)
+    trainer = build_trainer(make_cfg(values))
+    capsys.readouterr()
+    with pytest.warns(UserWarning, match="RESUME is .*nothing, which has no checkpoint: training starts from scratch"):
+        trainer.train()
+    assert "No checkpoint found, train from scratch" in capsys.readouterr().out
+    assert torch.equal(weights(trainer), weights(plain))
 
 
 def test_scaler_state_is_saved(make_cfg):
@@ -164,10 +177,48 @@ def test_load_model(make_cfg, capsys):
     nn.init.zeros_(trainer.model[-1].weight)
     trainer.load_model(cfg.OUTPUT_DIR, epoch=2)
     assert torch.equal(weights(trainer), saved)
-    with pytest.raises(FileNotFoundError, match="model.pth.tar-7"):
+    with pytest.raises(FileNotFoundError, match=r"model.pth.tar-7; saved epochs: 2$"):
         trainer.load_model(cfg.OUTPUT_DIR, epoch=7)
-    with pytest.raises(FileNotFoundError, match="model-best.pth.tar"):
+    with pytest.raises(FileNotFoundError, match="model-best.pth.tar; saved epochs: 2$"):
         trainer.load_model(cfg.OUTPUT_DIR)
+    with pytest.raises(FileNotFoundError, match="model-best.pth.tar$"):
+        trainer.load_model("nowhere")
+
+
+def test_the_epoch_to_load_is_the_best_or_else_the_only_one(make_cfg, capsys):
+    cfg = make_cfg()
+    trainer = build_trainer(cfg)
+    trainer.register_model("second", nn.Linear(1, 1))
+    with pytest.raises(FileNotFoundError, match="model-best.pth.tar$"):
+        trainer.epoch_to_load(cfg.OUTPUT_DIR)
+    trainer.save_model(9, cfg.OUTPUT_DIR)
+    trainer.random_states = {"epoch": {}, "step": {}}
+    trainer.save_model(10, cfg.OUTPUT_DIR, batch=2)  # within an epoch
+    save_checkpoint({"state_dict": {}, "epoch": 3}, f"{cfg.OUTPUT_DIR}/second")  # of one model only
+    capsys.readouterr()
+    assert trainer.epoch_to_load(cfg.OUTPUT_DIR) == 10
+    assert (
+        capsys.readouterr().out == f"{cfg.OUTPUT_DIR} has no best model on validation: its only epoch, 10, is loaded\n"
+    )
+    trainer.save_model(1, cfg.OUTPUT_DIR)
+    with pytest.raises(FileNotFoundError, match="model-best.pth.tar; saved epochs: 2, 10$"):
+        trainer.epoch_to_load(cfg.OUTPUT_DIR)
+    trainer.save_model(1, cfg.OUTPUT_DIR, model_name="model-best.pth.tar")
+    assert trainer.epoch_to_load(cfg.OUTPUT_DIR) is None
+
+
+def test_unknown_arguments_of_forks_are_ignored_with_one_warning(make_cfg, monkeypatch):
+    monkeypatch.setattr("dassl.engine.forks.IGNORED", set())
+    trainer = build_trainer(make_cfg())
+    with pytest.warns(UserWarning) as warned:
+        assert trainer.test() == trainer.test(is_final=True) == trainer.test("test", is_final=False, task=1)
+    messages = [
+        f"test() of this toolbox does not know the argument {name}: it is ignored" for name in ("is_final", "task")
+    ]
+    assert [str(warning.message) for warning in warned] == messages
+    images = torch.rand(2, 3, 8, 8)
+    with pytest.warns(UserWarning, match=r"model_inference\(\) .* argument weight"):
+        assert torch.equal(trainer.model_inference(images, weight=1), trainer.model_inference(images))
 
 
 def test_checkpoints_of_something_else_are_refused(make_cfg):

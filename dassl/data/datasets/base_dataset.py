@@ -4,9 +4,14 @@ import os
 import os.path as osp
 import random
 from collections import defaultdict
-from itertools import chain
+from operator import attrgetter
 
 from dassl.utils import UserError
+
+
+def read_only(name):
+    """Return a property that gives the attribute _<name> and refuses another value."""
+    return property(attrgetter(f"_{name}"))
 
 
 class Datum:
@@ -20,29 +25,12 @@ class Datum:
         TypeError: `impath` is no string.
     """
 
+    impath, label, domain, classname = map(read_only, ("impath", "label", "domain", "classname"))
+
     def __init__(self, impath="", label=0, domain=0, classname=""):
         if not isinstance(impath, str):
             raise TypeError(f"the path of an image must be a string, got {type(impath).__name__}")
-        self._impath = impath
-        self._label = label
-        self._domain = domain
-        self._classname = classname
-
-    @property
-    def impath(self):
-        return self._impath
-
-    @property
-    def label(self):
-        return self._label
-
-    @property
-    def domain(self):
-        return self._domain
-
-    @property
-    def classname(self):
-        return self._classname
+        vars(self).update(_impath=impath, _label=label, _domain=domain, _classname=classname)
 
 
 def check_images(items):
@@ -75,43 +63,15 @@ class DatasetBase:
 
     dataset_dir = ""  # folder under cfg.DATASET.ROOT
     domains = []  # names of the domains, if the data set has some
+    train_x, train_u, val, test = map(read_only, ("train_x", "train_u", "val", "test"))
+    num_classes, lab2cname, classnames = map(read_only, ("num_classes", "lab2cname", "classnames"))
 
     def __init__(self, train_x=None, train_u=None, val=None, test=None):
-        self._train_x = train_x
-        self._train_u = train_u
-        self._val = val
-        self._test = test
-        check_images(chain(*(items or () for items in (train_x, train_u, val, test))))
-        self._num_classes = self.get_num_classes(train_x)
-        self._lab2cname, self._classnames = self.get_lab2cname(train_x)
-
-    @property
-    def train_x(self):
-        return self._train_x
-
-    @property
-    def train_u(self):
-        return self._train_u
-
-    @property
-    def val(self):
-        return self._val
-
-    @property
-    def test(self):
-        return self._test
-
-    @property
-    def num_classes(self):
-        return self._num_classes
-
-    @property
-    def lab2cname(self):
-        return self._lab2cname
-
-    @property
-    def classnames(self):
-        return self._classnames
+        splits = {"_train_x": train_x, "_train_u": train_u, "_val": val, "_test": test}
+        check_images(item for items in splits.values() for item in items or ())
+        names, in_order = self.get_lab2cname(train_x)
+        classes = {"_num_classes": self.get_num_classes(train_x), "_lab2cname": names, "_classnames": in_order}
+        vars(self).update(splits | classes)
 
     @staticmethod
     def get_num_classes(data_source):
