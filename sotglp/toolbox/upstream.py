@@ -18,12 +18,15 @@ class Hooks:
 
     Attributes:
         start_batch: finished batches of the first epoch; upstream resumes at the start of an epoch.
+        val_loader, test_loader: the toolbox's.
     """
 
     start_batch = 0
+    val_loader: Any
+    test_loader: Any
 
     def batches_to_evaluate(self, split: str) -> Any:
-        return self.val_loader if split == "val" else self.test_loader  # type: ignore[attr-defined]
+        return self.val_loader if split == "val" else self.test_loader
 
     def prograd_backward_and_update(self, *arguments: Any) -> None:
         raise NotImplementedError("ProGrad needs our toolbox, or the one in ProGrad's repository")
