@@ -8,10 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 from processes import complete
 
 import trainers
+from dassl.config import flatten, read_flat
 from dassl.engine import TRAINER_REGISTRY
+from dassl.utils import load_checkpoint
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "foreign-trainers.md").read_text(encoding="utf-8")
@@ -98,6 +102,26 @@ def test_the_table_has_all_of_our_trainers():
     ours = {name: TRAINER_REGISTRY.get(name).__module__ for name in TRAINER_REGISTRY.registered_names()}
     ours = {(name, module.removeprefix("trainers.")) for name, module in ours.items()}
     assert {(name, module) for name, module in ours if module in trainers.OURS} == set(TABLE)
+
+
+def test_the_pages_file_is_the_recipe():
+    files = ("backbones/vit_b16.yaml", "trainers/SOTGLP/default.yaml")
+    ours = {key: value for file in files for key, value in read_flat(ROOT / "configs" / file).items()}
+    assert flatten(yaml.safe_load(block("yaml"))).items() <= ours.items()
+
+
+def test_training_is_the_same_as_on_our_toolbox(checkout, squares_root):
+    bring(checkout, "SOTGLP", "sotglp")
+    learned = []
+    for output in ("theirs", "ours"):
+        ran = run(checkout, "train.py", *command_line("SOTGLP", str(squares_root), "run"), "OUTPUT_DIR", output)
+        assert ran.returncode == 0, ran.stderr
+        learned.append(load_checkpoint(str(checkout / output / "prompt_learner" / "model.pth.tar-2"))["state_dict"])
+        if output == "theirs":
+            (checkout / "dassl").rename(checkout / "stand-in")
+            (checkout / "dassl").symlink_to(ROOT / "dassl")
+    theirs, ours = learned
+    assert all(torch.equal(theirs[name], ours[name]) for name in ours) and theirs.keys() == ours.keys()
 
 
 @pytest.mark.parametrize(
