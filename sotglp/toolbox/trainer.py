@@ -17,8 +17,6 @@ from torch.utils.data import BatchSampler
 from yacs.config import CfgNode
 
 from dassl.data.data_manager import build_data_loader
-from dassl.data.samplers import EpochSeeds
-from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from sotglp import parallel
@@ -32,10 +30,11 @@ from sotglp.prompted import PromptedCLIP
 from sotglp.prompts import Prompts, check_names, encode_names, start_contexts, with_stops
 from sotglp.scores import image_cosines
 from sotglp.templates import template_of
+from sotglp.toolbox.upstream import Trainer, plain_sampler
 from sotglp.towers import ImageFeatures
 
 
-class CLIPTrainer(TrainerX):
+class CLIPTrainer(Trainer):
     """A frozen CLIP with something learned beside it.
 
     A method sets NODE, DEFAULTS and RANGES, and writes ``make_model``. By default it predicts from the images' cosines
@@ -166,8 +165,7 @@ class CLIPTrainer(TrainerX):
     def encoded_views(self, n_views: int) -> Any:
         """Return the training batches as features of so many views of each image, or the loader as it is."""
         loader = self.train_loader_x
-        sampler = loader.sampler.sampler if isinstance(loader.sampler, EpochSeeds) else loader.sampler
-        batches = BatchSampler(sampler, loader.batch_size, loader.drop_last)
+        batches = BatchSampler(plain_sampler(loader.sampler), loader.batch_size, loader.drop_last)
         views = self.loader_of(loader.dataset.data_source * n_views, loader.dataset.transform)
         views.dataset.is_train = True  # images that are decoded smaller are cropped as in training
         kept = self.keep(views, partial(EncodedViews, batches, n_views), seed=max(self.cfg.SEED, 0))
