@@ -58,7 +58,7 @@ def checkout(tmp_path):
     shutil.copy(ROOT / "tests/upstream/standin.py", folder / "dassl" / "__init__.py")
     shutil.copy(ROOT / "tests/data/dassl_signatures.json", folder / "dassl" / "signatures.json")
     shutil.copy(ROOT / "tests/upstream/squares.py", folder / "datasets")
-    for script in ("lacks.py", "runs.py"):
+    for script in ("lacks.py", "runs.py", "standin_parts.py", "standin_trainers.py"):
         shutil.copy(ROOT / "tests/upstream" / script, folder)
     shutil.copytree(ROOT / "dassl", folder / "beneath", ignore=shutil.ignore_patterns("__pycache__"))
     for file in (folder / "beneath").rglob("*.py"):
