@@ -114,7 +114,8 @@ def lacking_members(uses: Uses) -> Iterator[Finding]:
         family = lineage(info, uses.classes)
         if family and family[1]:
             own, ours = family
-            defined = set().union(*(part.defines for part in own), *map(members, ours))
+            derived = [other for other in uses.classes if info.name in other.bases]  # they may define it
+            defined = set().union(*(part.defines for part in [*own, *derived]), *map(members, ours))
             above = set().union(*(part.defines for part in own[1:]), *map(members, ours))
             wanted = [(name, place) for name, place in info.uses if name not in defined]
             wanted += [(call.name, call.place) for call in info.above if call.name not in above]
@@ -203,10 +204,12 @@ def known_keys(uses: Uses) -> dict[str, Any]:
 def lacking_keys(uses: Uses) -> Iterator[Finding]:
     """Yield config keys that neither the toolbox nor the repository has."""
     tree = known_keys(uses)
+    inner = {name for node in tree.values() if node for name in node}  # a function may take a node as its cfg
     in_code = [(path[:-1], place) for path, _, place in uses.sets] + uses.reads
     for path, place in in_code:
-        # A short path may be another object's: a configuration has nodes in capitals, and these have keys.
-        if path and path[0].isupper() and (path[0] in tree or len(path) > 1) and (missing := missing_part(tree, path)):
+        # A path of one name may be another object's, and so may small letters.
+        is_key = path and (path[0] in tree or (len(path) > 1 and path[0].isupper() and path[0] not in inner))
+        if is_key and (missing := missing_part(tree, path)):
             yield f"there is no config key {missing}", place
     for path, _, place in configuration_files(uses, tree):
         if any(path[: len(node)] == node for node in uses.new_allowed):

@@ -4,6 +4,7 @@ import ast
 import os
 import re
 import shlex
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -44,7 +45,7 @@ class Call(NamedTuple):
     place: Place
 
 
-@dataclass
+@dataclass(eq=False)
 class Class:
     """A class of the repository: its bases, what it defines, and what it uses of itself."""
 
@@ -89,8 +90,9 @@ def read_repository(folder: str | Path) -> Uses:
             mark = getattr(error, "problem_mark", None)
             line = getattr(error, "lineno", None) or (mark.line + 1 if mark else 1)
             reason = getattr(error, "msg", None) or getattr(error, "problem", None) or error
-            language = {".py": "Python 3", ".yaml": "YAML", ".sh": "a script"}[kind]
-            text = f"not read, because it is not {language}: {' '.join(str(reason).split())}"
+            python = "Python {}.{}".format(*sys.version_info)
+            parser = {".py": f"{python} cannot parse it", ".yaml": "it is not YAML", ".sh": "it is not text"}[kind]
+            text = f"not read, because {parser}: {' '.join(str(reason).split())}"
             uses.unreadable.append((text, Place(name, line)))
     return uses
 
@@ -370,9 +372,11 @@ def read_shell(path: Path, name: str, uses: Uses) -> None:
             words = line.split()
         if not going_on:
             program = ""
-        going_on = line.rstrip().endswith("\\")
+        going_on = bool(words) and line.rstrip().endswith("\\")
         for word, following in zip(words, [*words[1:], ""], strict=False):
-            if word.endswith(".py"):
+            if word in ("&&", "||", "|", ";", "&"):  # another command
+                program = ""
+            elif word.endswith(".py"):
                 program = Path(word).name
             elif program == "train.py" and FLAG.match(word):
                 uses.passed.append((word.split("=")[0], Place(name, number)))

@@ -1,6 +1,7 @@
 """The doctor reads repositories by the family's habits, and reports what the toolbox lacks for them."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,10 +29,11 @@ class Base(TrainerX):
         assert cfg.TRAINER.MINE.PREC in ("fp16", "fp32", "amp") and cfg.TRAINER["MINE"].NODE.DEPTH
         own = cfg.TRAINER.MINE
         cfg = cfg.OPTIM
-        assert own.N_CTX and own.GONE and cfg.LR and cfg.NAME.lower()
+        assert own.N_CTX and own.GONE and cfg.LR and cfg.NAME.lower() and self.of_the_derived
 
 @TRAINER_REGISTRY.register()
 class Mine(Base):
+    of_the_derived = 1
     def forward_backward(self, batch):
         loss = self.loss_of(batch) * self.weight * self.num_batches * len(self.dm.dataset.classnames)
         self.update_lr(loss, unknown=1)
@@ -43,7 +45,7 @@ class Mine(Base):
         tools.make_folder(self.cfg.DATALOADER.TRAIN_U.SAMPLER)
         compute_accuracy(1, 2, topk=(1,), weights=3)
 
-    def build_model(self):
+    def build_model(self, head=lambda cfg: cfg.BACKBONE.NAME):
         self.weight = self.cfg.TRAINER.FIXMATCH.WEIGHT_U + self.cfg.DATALOADER.TRAIN_U.BATCH_SIZE
 
     def loss_of(self, batch):
@@ -104,27 +106,27 @@ do  # --not-a-flag
   python train.py --root "${DATA}" --topk=5 \
     --speed 3 \
     --config-file configs/${CFG}.yaml TRAINER.MINE.N_CTX '"a photo"' TRAINER.${NAME}.X 1 \
-    DATASET.NAME PACS TRAINER.MINE.WORDS 4 LOSS.GM False
+    DATASET.NAME PACS TRAINER.MINE.WORDS 4 LOSS.GM False && tool --append A.B
 done
 python parse.py --own-flag TRAIN.NOTHING 1
 ls --color
 """
 LACKS = """
-old/print.py:2: not read, because it is not Python 3: Missing parentheses in call to 'print'. Did you mean print(...)?
+old/print.py:2: not read, because Python 3.{} cannot parse it: Missing parentheses in call to 'print'...
 trainers/mine.py:5: dassl.engine.TrainerXU is for domain adaptation and semi-supervised learning only, ...
 trainers/mine.py:6: dassl.metrics has no compute_accuracy_map
 trainers/mine.py:7: there is no module dassl.modeling.ops
-trainers/mine.py:31: dassl.utils.tools has no make_folder
-trainers/mine.py:27: TrainerX has no entropy_backward
-trainers/mine.py:39: TrainerX has no loss_upstream
+trainers/mine.py:32: dassl.utils.tools has no make_folder
+trainers/mine.py:28: TrainerX has no entropy_backward
+trainers/mine.py:40: TrainerX has no loss_upstream
 train.py:24: TrainerX has no output_test
-trainers/mine.py:32: compute_accuracy(output, target, topk=(1,)) got an unexpected keyword argument 'weights'
-trainers/mine.py:25: TrainerX.update_lr(self, names=None) got an unexpected keyword argument 'unknown'
-trainers/mine.py:38: TrainerX.parse_batch_train(self, batch) too many positional arguments
+trainers/mine.py:33: compute_accuracy(output, target, topk=(1,)) got an unexpected keyword argument 'weights'
+trainers/mine.py:26: TrainerX.update_lr(self, names=None) got an unexpected keyword argument 'unknown'
+trainers/mine.py:39: TrainerX.parse_batch_train(self, batch) too many positional arguments
 train.py:16: there is no config key MODEL.PROMPT
 trainers/mine.py:19: there is no config key TRAINER.MINE.GONE
-trainers/mine.py:31: there is no config key DATALOADER.TRAIN_U (and at 2 other places)
-trainers/mine.py:35: there is no config key TRAINER.FIXMATCH
+trainers/mine.py:32: there is no config key DATALOADER.TRAIN_U (and at 2 other places)
+trainers/mine.py:36: there is no config key TRAINER.FIXMATCH
 configs/mine.yaml:8: there is no config key TEST.PRINT_HEADER
 configs/mine.yaml:12: there is no config key TRAINER.OTHER
 scripts/mine.sh:8: there is no config key TRAINER.MINE.WORDS
@@ -171,7 +173,7 @@ def lines_of(folder, capsys):
 
 def test_the_doctor_reports_what_is_missing_a_line_each(repository, capsys):
     *lines, last = lines_of(repository, capsys)
-    wanted = LACKS.strip().splitlines()
+    wanted = LACKS.format(sys.version_info[1]).strip().splitlines()
     assert [line for line in lines if not any(fits(line, one) for one in wanted)] == []
     assert [one for one in wanted if not any(fits(line, one) for line in lines)] == []
     assert last == f"{len(wanted) - 1} missing; read 3 Python files, 2 YAML files, 1 shell scripts"
@@ -183,8 +185,9 @@ def test_nothing_is_run(repository, capsys):
     assert not (repository / "run").exists() and not Path("run").exists()
 
 
-def test_what_runs_here_lacks_nothing(capsys):
-    (line,) = lines_of(ROOT / "tests/thirdparty/repository", capsys)
+@pytest.mark.parametrize("folder", ["repository", "habits"])
+def test_what_runs_here_lacks_nothing(folder, capsys):
+    (line,) = lines_of(ROOT / "tests/thirdparty" / folder, capsys)
     assert line.startswith("nothing is missing; read ")
 
 
