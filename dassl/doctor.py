@@ -1,5 +1,8 @@
 """Report versions, devices, data sets and known problems on one screen: python -m dassl.doctor [--root data]
 
+python -m dassl.doctor REPOSITORY reads a repository that was written for Dassl and reports what this toolbox lacks for
+it: names that it imports, members, arguments, config keys and flags, a line each. Nothing of the repository is run.
+
 Exit code: 0 even if there are problems, 2 a user's mistake, 130 interrupted.
 """
 
@@ -13,7 +16,7 @@ import warnings
 from tabulate import tabulate
 
 from dassl.plugins import REPORTS, load_plugins
-from dassl.utils import Parser, command, package_versions
+from dassl.utils import Parser, UserError, command, package_versions
 
 
 def describe_device():
@@ -58,12 +61,31 @@ def find_problems():
     return problems
 
 
+def describe_repository(folder):
+    """Return what the toolbox lacks for the repository in a folder, a line each.
+
+    Raises:
+        UserError: There is no such folder.
+    """
+    from dassl.lacking import report  # here, as the rest of it imports torch
+    from dassl.repository import read_repository
+
+    if not osp.isdir(folder):
+        raise UserError(f"no folder at {folder}")
+    return report(read_repository(folder))
+
+
 @command
 def main(argv=None):
     """Run the command; return its exit code."""
     parser = Parser(__doc__)
     parser.add_argument("--root", default="data", help="folder of the data sets")
-    root = parser.parse_args(argv).root
+    parser.add_argument("repository", nargs="?", help="folder of a repository to read")
+    args = parser.parse_args(argv)
+    if args.repository is not None:
+        print(*describe_repository(args.repository), sep="\n")
+        return
+    root = args.root
     problems = find_problems()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from processes import complete
+from small_runs import assert_same
 
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import load_checkpoint
@@ -97,6 +98,26 @@ def test_a_trainer_by_the_familys_habits_trains_resumes_and_tests(file, argument
     assert main([*arguments(file, "eval"), *evaluation]) == 0
     assert json.loads((tmp_path / "eval" / "results.json").read_text())["metrics"] == metrics
     assert "error" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", [file for file in TRAINERS if file != "own_loop"])
+def test_it_resumes_within_an_epoch_bit_for_bit(file, arguments, tmp_path, monkeypatch):
+    assert main(arguments(file, "whole")) == 0
+    name, model, _ = TRAINERS[file]
+    trainer, often = TRAINER_REGISTRY.get(name), ["TRAIN.CHECKPOINT_MINUTES", "1e-9"]
+
+    def crash(self, *args):
+        if (self.epoch, self.batch_idx) == (1, 1):
+            raise RuntimeError("broken off")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "report_step", crash)
+        with pytest.raises(RuntimeError, match="broken off"):
+            main([*arguments(file, "broken"), *often])
+    assert (tmp_path / "broken" / model / "checkpoint").read_text().startswith("model.pth.tar-1-1\n")
+    assert main([*arguments(file, "broken"), *often]) == 0
+    whole, resumed = (load_checkpoint(str(tmp_path / run / model / "model.pth.tar-2")) for run in ("whole", "broken"))
+    assert_same(resumed, whole)
 
 
 def test_weights_learned_on_some_classes_serve_others(arguments, tmp_path):
