@@ -87,8 +87,19 @@ class TrainerX(SimpleTrainer):
         return batches
 
     def save_steps(self, finished):
-        """Save a checkpoint within the epoch, after `finished` steps."""
-        self.save_model(self.epoch, self.output_dir, batch=finished)
+        """Save a checkpoint within the epoch, after `finished` steps.
+
+        A class that prepares epochs or loaders of its own may draw batches that a resumed epoch cannot skip. It has no
+        such checkpoints: it resumes at the start of an epoch.
+        """
+        own = {"before_epoch", "build_data_loader"} & {name for kind in self.own_classes() for name in vars(kind)}
+        if not own:
+            self.save_model(self.epoch, self.output_dir, batch=finished)
+
+    def own_classes(self):
+        """Return the classes between the trainer's and TrainerX: the method's own."""
+        kinds = type(self).__mro__
+        return kinds[: kinds.index(TrainerX)]
 
     def report_step(self, bar, title, losses, batch_time, data_time, lr):
         """Report a step in the progress bar, the log and TensorBoard."""

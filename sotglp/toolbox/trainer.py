@@ -30,7 +30,7 @@ from sotglp.prompted import PromptedCLIP
 from sotglp.prompts import Prompts, check_names, encode_names, start_contexts, with_stops
 from sotglp.scores import image_cosines
 from sotglp.templates import template_of
-from sotglp.toolbox.upstream import Trainer, plain_sampler
+from sotglp.toolbox.upstream import Trainer, ignore, plain_sampler
 from sotglp.towers import ImageFeatures
 
 
@@ -256,7 +256,8 @@ class CLIPTrainer(Trainer):
             labels.append(label)
         return torch.cat(features), torch.cat(labels)
 
-    def model_inference(self, input: torch.Tensor | ImageFeatures) -> torch.Tensor:
+    def model_inference(self, input: torch.Tensor | ImageFeatures, **unknown: Any) -> torch.Tensor:
+        ignore(unknown, "model_inference")
         with self.precision.autocast():
             match = self.match(input)
         for name, scores in self.branches(match).items():
@@ -264,8 +265,9 @@ class CLIPTrainer(Trainer):
         return self.scores(match)
 
     @torch.no_grad()
-    def test(self, split: str | None = None) -> float:
+    def test(self, split: str | None = None, **unknown: Any) -> float:
         """Return the accuracy in percent; those of the branches alone are printed and added to the results."""
+        ignore(unknown, "test")
         self.predicted.clear()
         self.results = {}
         self.set_model_mode("eval")

@@ -54,6 +54,20 @@ class UpstreamTrainer(TrainerX, Hooks):
 Trainer: Any = TrainerX if OURS else UpstreamTrainer  # the base of ours
 
 
+def ignore(arguments: dict[str, Any], method: str) -> None:
+    """Warn once of each keyword argument that a method does not know; other toolboxes refuse them.
+
+    Raises:
+        TypeError: the toolbox is not ours.
+    """
+    if arguments and not OURS:
+        raise TypeError(f"{method}() got unexpected arguments {', '.join(arguments)}")
+    if arguments:
+        from dassl.engine import forks  # which only our toolbox has
+
+        forks.ignore(arguments, method)
+
+
 def plain_sampler(sampler: Any) -> Any:
     """Return the sampler of the indices alone, without the seeds that our toolbox adds for its workers."""
     return sampler.sampler if OURS and isinstance(sampler, samplers.EpochSeeds) else sampler

@@ -334,3 +334,17 @@ def test_one_gpu_is_visible_unless_the_user_chooses():
         code = "import os, runpy; runpy.run_path('dassl/__init__.py'); print(os.environ['CUDA_VISIBLE_DEVICES'])"
         shown = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
         assert shown.stdout == f"{expected}\n", shown.stderr
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_method_that_draws_elsewhere_has_no_checkpoint_within_an_epoch(make_cfg, tmp_path, own):
+    """A resumed epoch could not skip what the method drew before the epoch."""
+
+    class DrawsElsewhere(Tiny):
+        def before_epoch(self):
+            self.views = iter(self.train_loader_x)
+
+    kind = DrawsElsewhere if own else Tiny
+    kind(make_cfg({"TRAIN.CHECKPOINT_MINUTES": 1e-9, "OPTIM.MAX_EPOCH": 1})).train()
+    assert bool(list(tmp_path.rglob("model.pth.tar-0-*"))) == (not own)
+    assert list(tmp_path.rglob("model.pth.tar-1"))
