@@ -11,7 +11,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from .repository import OPEN, Call, Class, Path_, Place, Uses
+from .uses import OPEN, Call, Class, Path_, Place, Uses
 
 # Flags of the train.py that the repositories of the family share, and of the one of this checkout.
 FLAGS = (

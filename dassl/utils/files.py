@@ -12,7 +12,6 @@ from pathlib import Path
 
 from .commands import UserError
 from .distributed import is_main
-from .tools import mkdir_if_missing
 
 BEST = "model-best.pth.tar"  # the checkpoint that was best on validation
 
@@ -38,7 +37,7 @@ def replacing(fpath, mode="w", **options):
         return
     partial = f"{fpath}.{os.getpid()}.tmp"  # other processes may write the same file, e.g. a split
     try:
-        mkdir_if_missing(osp.dirname(fpath))
+        os.makedirs(osp.dirname(fpath) or ".", exist_ok=True)
         with open(partial, mode, **({} if "b" in mode else {"encoding": "utf-8"}), **options) as file:
             yield file
             file.flush()
@@ -104,7 +103,7 @@ def owned(folder):
         return
     fpath = osp.join(folder, "lock")
     try:
-        mkdir_if_missing(folder)
+        os.makedirs(folder or ".", exist_ok=True)
         file = lock(fpath)
     except OSError as error:
         raise UserError(f"cannot write into {folder}: {error.strerror or error}") from error

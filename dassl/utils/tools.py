@@ -14,6 +14,7 @@ import warnings
 
 from .commands import UserError
 from .distributed import same_seed, world_size
+from .files import read_json, write_json  # noqa: F401 (other repositories import them from here)
 
 
 def mkdir_if_missing(dirname):
