@@ -121,10 +121,16 @@ def lacking_members(uses: Uses) -> Iterator[Finding]:
             wanted += [(call.name, call.place) for call in info.above if call.name not in above]
             if OPEN not in defined:
                 yield from ((f"{ours[0].__name__} has no {name}", place) for name, place in wanted)
-    trainer, own_names = look_up("dassl.engine", "TrainerX")[0], set().union(*(part.defines for part in uses.classes))
-    for call in uses.of_trainer:
-        if call.name not in own_names | members(trainer):
+    trainer = look_up("dassl.engine", "TrainerX")[0]
+    for call in calls_of_ours(uses):
+        if call.name not in members(trainer):
             yield f"TrainerX has no {call.name}", call.place
+
+
+def calls_of_ours(uses: Uses) -> list[Call]:
+    """Return the calls of methods of a trainer that no class of the repository defines."""
+    own = set().union(*(part.defines for part in uses.classes))
+    return [call for call in uses.of_trainer if call.name not in own]
 
 
 def lacking_arguments(uses: Uses) -> Iterator[Finding]:
@@ -140,10 +146,9 @@ def lacking_arguments(uses: Uses) -> Iterator[Finding]:
                     if not any(call.name in part.defines for part in parts):
                         method = next((getattr(cls, call.name) for cls in ours if hasattr(cls, call.name)), None)
                         yield from refused(method, call, f"{ours[0].__name__}.{call.name}", ours[0])
-    trainer, own_names = look_up("dassl.engine", "TrainerX")[0], set().union(*(part.defines for part in uses.classes))
-    for call in uses.of_trainer:
-        if call.name not in own_names:
-            yield from refused(getattr(trainer, call.name, None), call, f"TrainerX.{call.name}", trainer)
+    trainer = look_up("dassl.engine", "TrainerX")[0]
+    for call in calls_of_ours(uses):
+        yield from refused(getattr(trainer, call.name, None), call, f"TrainerX.{call.name}", trainer)
 
 
 def refused(function: Any, call: Call, title: str, owner: type | None = None) -> Iterator[Finding]:
@@ -205,19 +210,21 @@ def lacking_keys(uses: Uses) -> Iterator[Finding]:
     """Yield config keys that neither the toolbox nor the repository has."""
     tree = known_keys(uses)
     inner = {name for node in tree.values() if node for name in node}  # a function may take a node as its cfg
-    in_code = [(path[:-1], place) for path, _, place in uses.sets] + uses.reads
-    for path, place in in_code:
+
+    def is_key(path: Path_) -> bool:
         # A path of one name may be another object's, and so may small letters.
-        is_key = path and (path[0] in tree or (len(path) > 1 and path[0].isupper() and path[0] not in inner))
-        if is_key and (missing := missing_part(tree, path)):
-            yield f"there is no config key {missing}", place
-    for path, _, place in configuration_files(uses, tree):
-        if any(path[: len(node)] == node for node in uses.new_allowed):
-            continue
+        return bool(path) and (path[0] in tree or (len(path) > 1 and path[0].isupper() and path[0] not in inner))
+
+    in_code = [(path[:-1], place) for path, _, place in uses.sets] + uses.reads
+    wanted = [(path, place) for path, place in in_code if is_key(path)]
+    wanted += [
+        (path, place)
+        for path, _, place in configuration_files(uses, tree)
+        if not any(path[: len(node)] == node for node in uses.new_allowed)
+    ]
+    wanted += [(path, place) for path, _, place in uses.pairs if path[0] in tree]
+    for path, place in wanted:
         if missing := missing_part(tree, path):
-            yield f"there is no config key {missing}", place
-    for path, _, place in uses.pairs:
-        if path[0] in tree and (missing := missing_part(tree, path)):
             yield f"there is no config key {missing}", place
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
+from .config.merge import BASE
 from .uses import FLAG, KEY, Path_, Place, Uses, read_python
 
 PARTS = {"config", "data", "engine", "optim", "utils"}  # a package that has them all is a copy of dassl
-BASE = "_BASE_"  # in a YAML file: the path of another one
 
 
 def read_repository(folder: str | Path) -> Uses:

@@ -163,27 +163,17 @@ class PythonReader(ast.NodeVisitor):
     visit_AsyncFunctionDef = visit_FunctionDef
 
     def visit_Call(self, node: ast.Call) -> None:
-        function, first = node.func, node.args[0] if node.args else None
+        function = node.func
         if isinstance(function, ast.Attribute):
             self.see_method(node, function)
         if target := self.of_dassl(function):
             self.see_call(self.uses.calls, target, node)
         if isinstance(function, ast.Name) and function.id in ("hasattr", "getattr", "setattr") and len(node.args) > 1:
             self.see_attribute_by_name(node)
-        if (
-            isinstance(function, ast.Attribute)
-            and function.attr == "add_argument"
-            and Path(self.file).name == "train.py"
-        ):
-            flags = [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
-            for flag in filter(FLAG.fullmatch, flags):
-                self.uses.declared.setdefault(flag, self.place(node))
-        if isinstance(function, ast.Attribute) and function.attr == "register" and id(node) not in self.decorators:
-            self.uses.registered.add(first.id if isinstance(first, ast.Name) else OPEN)
         self.generic_visit(node)
 
     def see_method(self, node: ast.Call, function: ast.Attribute) -> None:
-        """Note a call of a method: of self, of super(), of a trainer or of a configuration."""
+        """Note a call of a method: of self, super(), a trainer, a configuration, a parser or a registry."""
         owner, first = function.value, node.args[0] if node.args else None
         if isinstance(owner, ast.Name) and owner.id == "self" and self.classes:
             self.see_call(self.classes[-1].calls, function.attr, node)
@@ -198,6 +188,12 @@ class PythonReader(ast.NodeVisitor):
             for key, value in zip(first.elts[::2], first.elts[1::2], strict=False):
                 if isinstance(key, ast.Constant) and isinstance(key.value, str):
                     self.uses.pairs.append(((*path, *key.value.split(".")), literal(value), self.place(key)))
+        if function.attr == "add_argument" and Path(self.file).name == "train.py":
+            flags = [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+            for flag in filter(FLAG.fullmatch, flags):
+                self.uses.declared.setdefault(flag, self.place(node))
+        if function.attr == "register" and id(node) not in self.decorators:
+            self.uses.registered.add(first.id if isinstance(first, ast.Name) else OPEN)
 
     def see_call(self, calls: list[Call], name: str, node: ast.Call) -> None:
         keywords = [keyword.arg for keyword in node.keywords]
