@@ -15,6 +15,11 @@ from dassl.plugins import load_plugins
 from dassl.utils import UserError, checkpoint_name, set_determinism
 
 
+def final_epoch(cfg: CfgNode) -> int | None:
+    """Return the epoch whose weights a run tests at its end; None for the best on validation."""
+    return None if cfg.TEST.FINAL_MODEL == "best_val" else cfg.OPTIM.MAX_EPOCH
+
+
 class FinishedRun:
     """The folder of a run of train.py.
 
@@ -67,7 +72,7 @@ class FinishedRun:
     @property
     def epoch(self) -> int | None:
         """The epoch whose weights the results belong to; None for the best on validation."""
-        return None if self.cfg.TEST.FINAL_MODEL == "best_val" else self.cfg.OPTIM.MAX_EPOCH
+        return final_epoch(self.cfg)
 
     def weights(self) -> list[Path]:
         """Return the paths of the checkpoints that the results belong to, one for each trained model."""

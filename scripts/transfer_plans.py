@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dassl.finished import final_epoch
 from dassl.plugins import load_plugins
 from dassl.utils import UserError
 from scripts.methods import CONFIGS, check_name, names, read_yaml, unique
@@ -187,9 +188,7 @@ def tests_of(plan, configs):
     tests = {}
     for target in plan.targets:
         runs = [run for run in plan.runs if target.same_classes or not run.method.class_specific]
-        tests[target] = []
-        for run in runs:
-            cfg = configs[run]
-            epoch = None if cfg.TEST.FINAL_MODEL == "best_val" else cfg.OPTIM.MAX_EPOCH
-            tests[target].append(Evaluation(run, target.name, target.dataset, target.pairs, epoch))
+        tests[target] = [
+            Evaluation(run, target.name, target.dataset, target.pairs, final_epoch(configs[run])) for run in runs
+        ]
     return tests

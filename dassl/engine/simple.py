@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from dassl.data import DataManager
 from dassl.evaluation import build_evaluator
-from dassl.utils import BEST, UserError, checkpoint_name, copy_file, mkdir_if_missing, raise_together, wait_for_all
+from dassl.utils import BEST, UserError, copy_file, mkdir_if_missing, raise_together, wait_for_all
 
 from .base import TrainerBase
 from .forks import ignore
@@ -79,7 +79,7 @@ class SimpleTrainer(TrainerBase):
             # Scripts of other repositories pass --resume for the first run, too.
             warnings.warn(f"RESUME is {directory}, which has no checkpoint: training starts from scratch", stacklevel=2)
         last = self.start_epoch - 1
-        if not self.start_batch and self.saves_after(last) and not self.has_saved(last):
+        if not self.start_batch and self.saves_after(last) and last + 1 not in self.saved_epochs(self.output_dir):
             self.save_model(last, self.output_dir)  # the run was stopped after saving the best model
         first_step = self.start_epoch * len(self.train_loader_x) + self.start_batch
         self.init_writer(osp.join(self.output_dir, "tensorboard"), purge_step=first_step or None)
@@ -96,11 +96,6 @@ class SimpleTrainer(TrainerBase):
         """Return whether an epoch, numbered from 0, ends with a checkpoint even if it is not the best."""
         freq = self.cfg.TRAIN.CHECKPOINT_FREQ
         return epoch >= 0 and (epoch + 1 == self.max_epoch or (freq > 0 and (epoch + 1) % freq == 0))
-
-    def has_saved(self, epoch):
-        """Return whether the output folder has the checkpoint of an epoch, numbered from 0, for every model."""
-        names = self.get_model_names()
-        return all(osp.isfile(osp.join(self.output_dir, name, checkpoint_name(epoch + 1))) for name in names)
 
     def after_epoch(self):
         test_cfg = self.cfg.TEST

@@ -4,7 +4,6 @@ Letters: N pictures, C classes, D joint dimension.
 """
 
 import numpy as np
-import open_clip
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -19,6 +18,7 @@ from datasets.emoji import Emoji
 from datasets.fashion_mnist import FashionMNIST
 from sotglp import mcm
 from sotglp.prompted import Similarities
+from sotglp.prompts import encode_names
 
 
 def config(root, shots=-1):
@@ -44,17 +44,12 @@ def image_features(clip, items, cfg):
     return torch.cat(whole), torch.cat(patches)
 
 
-@torch.no_grad()
-def text_features(clip, names):
-    """Return normalised text features (C, D) of "a photo of a NAME."."""
-    return F.normalize(clip.encode_text(open_clip.tokenize([f"a photo of a {name}." for name in names])), dim=-1)
-
-
 def accuracy(features, texts, labels):
     """Return the share of pictures whose nearest text is their class's, in %."""
     return 100 * ((features @ texts.T).argmax(dim=1) == labels).float().mean().item()
 
 
+@torch.no_grad()
 def evaluate(clip, root):
     """Return {what: percent} of all that the command prints.
 
@@ -66,7 +61,7 @@ def evaluate(clip, root):
     emoji = Emoji(cfg)
     held_out = emoji.train_x + emoji.val + emoji.test
     labels, domains = (torch.tensor([getattr(i, key) for i in held_out]) for key in ("label", "domain"))
-    texts = text_features(clip, emoji.classnames)
+    texts = encode_names(clip, emoji.classnames)
     features, patches = image_features(clip, held_out, cfg)
     result["emoji zero-shot"] = accuracy(features, texts, labels)
     for domain, style in enumerate(Emoji.domains):
@@ -83,7 +78,7 @@ def evaluate(clip, root):
 
     fashion = FashionMNIST(cfg)
     labels = torch.tensor([item.label for item in fashion.test])
-    texts = text_features(clip, fashion.classnames)
+    texts = encode_names(clip, fashion.classnames)
     features, patches = image_features(clip, fashion.test, cfg)
     result["Fashion-MNIST zero-shot"] = accuracy(features, texts, labels)
     result["Fashion-MNIST zero-shot, patches"] = accuracy(patches, texts, labels)
