@@ -9,7 +9,6 @@ from tqdm import tqdm
 from dassl.metrics import auroc, fpr_at_95, threshold_at_95
 from dassl.utils import UserError
 from scripts.ood_sets import METRICS, SCORES
-from sotglp import ood_scores
 
 LAWS = dict(zip(METRICS, (auroc, fpr_at_95), strict=True))
 BINS = 40  # of a histogram
@@ -31,7 +30,7 @@ def score_images(trainer, batches, temperature, name):
     scores = defaultdict(list)
     for batch in tqdm(batches, desc=name, leave=False, disable=None):
         match = trainer.match(trainer.parse_batch_test(batch)[0])
-        for score, values in ood_scores(match, trainer.model.logit_scale, temperature).items():
+        for score, values in trainer.ood_scores(match, temperature).items():
             scores[score].append(values.cpu())
     if not scores:
         raise UserError(f"no image of {name} can be read")

@@ -156,16 +156,21 @@ class CLIP(nn.Module):
         """Return CLIP's image features, before normalisation: square images (B, 3, H, H) -> (B, D)."""
         return self.visual(images, local=None)[0] @ self.visual.proj
 
-    def encode_text(self, token_ids: torch.Tensor) -> torch.Tensor:
-        """Return CLIP's text features, before normalisation: BPE ids (B, L) -> (B, D)."""
+    def encode_text(self, token_ids: torch.Tensor, apart: bool = False) -> torch.Tensor:
+        """Return CLIP's text features, before normalisation: BPE ids (B, L) -> (B, D).
+
+        Args:
+            token_ids: from SOT to EOT, then anything.
+            apart: as in ``encode_prompts``.
+        """
         eot = token_ids.argmax(dim=-1)
         alike = (token_ids == token_ids[0]).all(dim=0).cumprod(dim=0).sum()
-        shared = int(torch.minimum(alike, eot.min()))
+        shared = 0 if apart else int(torch.minimum(alike, eot.min()))
 
         def embed(classes: torch.Tensor, places: torch.Tensor, first: int) -> torch.Tensor:
             return self.token_embedding(token_ids[classes, places])[None]
 
-        return self.encode_prompts(embed, eot, shared=shared)[:, 0]
+        return self.encode_prompts(embed, eot, shared=shared, apart=apart)[:, 0]
 
     def encode_prompts(
         self,
@@ -174,6 +179,7 @@ class CLIP(nn.Module):
         n_prompts: int = 1,
         shared: int = 0,
         deep: Mapping[int, torch.Tensor] | None = None,
+        apart: bool = False,
     ) -> torch.Tensor:
         """Return text features (C, M, D), before normalisation, of M prompts of each of C classes.
 
@@ -189,11 +195,12 @@ class CLIP(nn.Module):
             n_prompts: M.
             shared: S, how many first positions are alike in all classes.
             deep: {block: (n, W) or (C, n, W)} tokens that take the places after the SOT before a block.
+            apart: give each prompt a row of its own, for blocks that draw random numbers, such as a dropout's.
         """
         deep, device = deep or {}, self.positional_embedding.device
         if not all(tokens.dim() == 2 and len(tokens) < shared for tokens in deep.values()):
             shared = min(shared, 1)  # classes do not share the tokens' places
-        rows = pack(tuple((eot + 1 - shared).tolist()), shared, device)
+        rows = pack(tuple((eot + 1 - shared).tolist()), shared, device, apart)
         places = torch.arange(shared, device=device)
         past = self.run_shared(embed(0 * places, places, 0), deep if shared > 1 else {}) if shared else None
         deep = {} if shared > 1 else {i: t.expand(len(eot), *t.shape[-2:]) for i, t in deep.items()}
@@ -201,7 +208,7 @@ class CLIP(nn.Module):
         size = int(min(self.memory_budget / (self.bytes_per_position() * width * n_prompts), n_rows))
         run: Callable[..., torch.Tensor] = self.run_rows
         if torch.is_grad_enabled() and size < n_rows:
-            run = partial(checkpoint, self.run_part, use_reentrant=False, preserve_rng_state=False)
+            run = partial(checkpoint, self.run_part, use_reentrant=False, preserve_rng_state=apart)
         size = max(size, 1)
         starts = range(first, last, size) or [0]  # a process without rows runs one for nothing
         parts = [run(embed, past, rows.part(i, min(i + size, max(last, 1))), shared, deep) for i in starts]

@@ -10,7 +10,7 @@ from torch import nn
 
 from sotglp.clip import CLIP
 from sotglp.prompted import PromptedCLIP
-from sotglp.prompts import Prompts, start_contexts, with_stops
+from sotglp.prompts import Prompts, first_tokens, start_contexts
 from sotglp.towers import ImageFeatures
 
 
@@ -31,12 +31,12 @@ class DeepPrompts(nn.Module):
         self.prompts, self.deep = prompts, random_prompts(depth - 1, n_ctx, width)
 
     def image_prompts(self) -> Sequence[torch.Tensor]:
-        """Return the image tower's prompts (T, W) of each of the J blocks."""
+        """Return the image tower's prompts (T, W) of each of its first blocks."""
         raise NotImplementedError
 
 
 class DeepPromptedCLIP(PromptedCLIP):
-    """CLIP with prompts in both towers: each of the first J blocks has its own."""
+    """CLIP with prompts in both towers: each of the first blocks has its own."""
 
     frozen_images = False
     learned: DeepPrompts
@@ -57,15 +57,15 @@ class DeepPromptedCLIP(PromptedCLIP):
 def first_context(clip: CLIP, names: Sequence[str], n_ctx: int, words: str) -> Prompts:
     """Return the prompts of class names with a shared context, the embeddings of the first ``n_ctx`` words.
 
-    Without words the context is random.
+    Further words stay fixed. Without words the context is random.
 
     Raises:
         ValueError: there are fewer words.
     """
-    context = start_contexts(clip, 1, n_ctx, words)[:, :n_ctx]
-    if context.shape[1] < n_ctx:
-        raise ValueError(f"the context {words!r} has {context.shape[1]} tokens, fewer than N_CTX {n_ctx}")
-    return Prompts(clip, with_stops(names), context)
+    if not words:
+        return Prompts(clip, names, start_contexts(clip, 1, n_ctx), "{}.")
+    words = words.replace("_", " ")
+    return Prompts(clip, names, first_tokens(clip, words, n_ctx)[None], f"{words} {{}}.", replaced=n_ctx)
 
 
 def random_prompts(blocks: int, n_ctx: int, width: int) -> nn.Parameter:
@@ -73,17 +73,17 @@ def random_prompts(blocks: int, n_ctx: int, width: int) -> nn.Parameter:
     return nn.Parameter(0.02 * torch.randn(blocks, n_ctx, width))
 
 
-def check_depth(clip: CLIP, depth: int, key: str) -> None:
-    """Check that both towers have at least ``depth`` blocks.
+def check_depth(tower: nn.Module, depth: int, key: str) -> None:
+    """Check that a tower has at least ``depth`` blocks.
 
     Args:
-        clip: with the towers.
+        tower: with a transformer.
         depth: number of blocks with prompts.
         key: of the configuration, for the error.
 
     Raises:
-        ValueError: a tower has fewer.
+        ValueError: it has fewer.
     """
-    blocks = min(len(clip.visual.transformer.resblocks), len(clip.transformer.resblocks))
+    blocks = len(tower.transformer.resblocks)
     if depth > blocks:
-        raise ValueError(f"{key} must be 1 to {blocks}, the blocks of this CLIP's smaller tower, got {depth}")
+        raise ValueError(f"{key} must be 1 to {blocks}, the blocks of this CLIP's tower, got {depth}")

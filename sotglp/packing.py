@@ -29,16 +29,10 @@ class Rows(NamedTuple):
 
 
 @lru_cache(maxsize=16)  # of a model's branches, in training the same at each step
-def pack(lengths: tuple[int, ...], shared: int, device: torch.device) -> Rows:
-    """Return rows for prompts of so many positions after the first ``shared`` ones."""
-    n_rows = math.ceil(sum(lengths) / max(*lengths, ROW))
-    rows: list[list[int]] = [[] for _ in range(n_rows)]
-    filled = [(0, r) for r in range(n_rows)]
-    for c in sorted(range(len(lengths)), key=lambda c: -lengths[c]):  # the long ones first: rows end up alike
-        used, r = heappop(filled)
-        rows[r].append(c)
-        heappush(filled, (used + lengths[c], r))
-    width = max(filled)[0]
+def pack(lengths: tuple[int, ...], shared: int, device: torch.device, apart: bool = False) -> Rows:
+    """Return rows for prompts of so many positions after the first ``shared`` ones; with ``apart``, one in each row."""
+    rows = [[c] for c in range(len(lengths))] if apart else fill(lengths)
+    width = max(sum(lengths[c] for c in row) for row in rows)
     owner = torch.full((len(rows), width), -1)
     places, ends = torch.full_like(owner, shared), torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
     order = torch.empty(len(lengths), dtype=torch.long)
@@ -51,3 +45,15 @@ def pack(lengths: tuple[int, ...], shared: int, device: torch.device) -> Rows:
     own = (owner[:, :, None] == owner[:, None]).tril()
     visible = torch.cat([own.new_ones(*owner.shape, shared), own], dim=-1)[:, None]
     return Rows(*(t.to(device) for t in (owner.clamp(min=0), places, visible, ends, order)))
+
+
+def fill(lengths: tuple[int, ...]) -> list[list[int]]:
+    """Return rows of prompts, about equally long in all."""
+    n_rows = math.ceil(sum(lengths) / max(*lengths, ROW))
+    rows: list[list[int]] = [[] for _ in range(n_rows)]
+    filled = [(0, r) for r in range(n_rows)]
+    for c in sorted(range(len(lengths)), key=lambda c: -lengths[c]):  # the long ones first: rows end up alike
+        used, r = heappop(filled)
+        rows[r].append(c)
+        heappush(filled, (used + lengths[c], r))
+    return rows

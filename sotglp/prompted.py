@@ -122,6 +122,12 @@ class AnchoredCLIP(PromptedCLIP):
         return AnchoredSimilarities(g, s, anchor[..., 0])
 
 
+def anchor_distance(text: torch.Tensor) -> torch.Tensor:
+    """Return 1 - the cosine () of learned text features and those that stand still (C, 2, D), a mean over classes."""
+    learned, anchor = text.float().unbind(dim=1)
+    return 1 - F.cosine_similarity(learned, anchor).mean()
+
+
 def identity_projection(clip: CLIP) -> nn.Linear:
     """Return a W x W matrix for patch tokens, as a layer without bias; at first the identity."""
     width = len(clip.visual.proj)

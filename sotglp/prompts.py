@@ -1,4 +1,4 @@
-"""Learned contexts around class names: ``[SOT] context name [EOT]``.
+"""Learned contexts around class names: ``[SOT] context name [EOT]``, with fixed words around the name.
 
 Letters: C classes, M prompts of a class (G global, N local ones), T context tokens, L positions, W text width, D joint
 dimension.
@@ -66,9 +66,16 @@ def orthogonal_contexts(n_classes: int, n_prompts: int, length: int, width: int)
     return torch.stack(rows).view(n_classes, length, n_prompts, width).transpose(1, 2).contiguous()
 
 
-def with_stops(names: Sequence[str]) -> list[str]:
-    """Return class names with a full stop, which ends a prompt of CoOp and its relatives."""
-    return [f"{name}." for name in names]
+def first_tokens(clip: CLIP, words: str, n: int) -> torch.Tensor:
+    """Return the embeddings (n, W) of the first tokens of a text, to start a context from.
+
+    Raises:
+        ValueError: the text has fewer tokens.
+    """
+    context = context_from_text(clip, words)
+    if len(context) < n:
+        raise ValueError(f"the context {words!r} has {len(context)} tokens, fewer than N_CTX {n}")
+    return context[:n]
 
 
 def fit_name(clip: CLIP, name: str, template: str = "{}", taken: int = 0) -> list[int]:
@@ -128,13 +135,20 @@ def check_names(names: Sequence[str]) -> None:
 
 
 @torch.no_grad()
-def encode_names(clip: CLIP, names: Sequence[str], templates: Sequence[str] = (DEFAULT,)) -> torch.Tensor:
-    """Return text features (C, D) of class names in templates.
+def encode_names(
+    clip: CLIP, names: Sequence[str], templates: Sequence[str] = (DEFAULT,), normalise: bool = True
+) -> torch.Tensor:
+    """Return normalised text features (C, D) of class names, averaged over templates.
 
-    They are normalised, averaged over the templates and normalised again.
+    Args:
+        clip: that encodes them.
+        names: of the classes.
+        templates: with ``{}`` for the name.
+        normalise: whether features are normalised before they are averaged, too.
     """
     ids = tokenize(clip, names, templates)
-    features = torch.cat([F.normalize(clip.encode_text(part), dim=-1) for part in ids.split(256)])
+    features = torch.cat([clip.encode_text(part) for part in ids.split(256)])
+    features = F.normalize(features, dim=-1) if normalise else features
     return F.normalize(features.unflatten(0, (len(names), len(templates))).mean(dim=1), dim=-1)
 
 
@@ -160,29 +174,43 @@ class Prompts(nn.Module):
         clip: whose embeddings are used.
         names: of the classes.
         context: (M, T, W), shared by all classes, or (C, M, T, W), each class its own.
+        template: fixed words around the name, with ``{}`` for it. What follows the name ends the prompt.
+        replaced: how many first tokens of the template the context stands for.
         position: of the class name (CoOp, arXiv 2109.01134): ``"end"`` puts the context before it, ``"middle"`` around
-            it, ``"front"`` after it.
+            it, ``"front"`` after it. Of an odd T the larger half follows.
 
     Raises:
         ValueError: another position, or a name too long for CLIP's context.
     """
 
+    ids: torch.Tensor  # (C, L) BPE ids; 0 in the context's places and after the EOT
     template: torch.Tensor  # (C, L, W) embeddings of SOT, name and EOT; what stands in the context's places is not read
     slots: torch.Tensor  # (C, L) which token of the context stands there; -1: none
 
-    def __init__(self, clip: CLIP, names: Sequence[str], context: torch.Tensor, position: str = "end") -> None:
+    def __init__(
+        self,
+        clip: CLIP,
+        names: Sequence[str],
+        context: torch.Tensor,
+        template: str = "{}",
+        replaced: int = 0,
+        position: str = "end",
+    ) -> None:
         super().__init__()
         length = context.shape[-2]
         placed_before = {"end": length, "middle": length // 2, "front": 0}
         if position not in placed_before:
             raise ValueError(f"the class token position is {', '.join(placed_before)}, not {position!r}")
-        before = placed_before[position]
+        before, suffix = placed_before[position], template.partition("{}")[2]
         rows, slot_rows = [], []
         for name in names:
-            pieces = fit_name(clip, name, taken=length)
-            row = [*[0] * before, *pieces, *[0] * (length - before)]
+            pieces = fit_name(clip, name, template, taken=length - replaced)[replaced:]
+            words = template.format(name)
+            following = len(tokenizer().encode(words)) - len(tokenizer().encode(words[: len(words) - len(suffix)]))
+            named = len(pieces) - following  # up to the end of the name
+            row = [*[0] * before, *pieces[:named], *[0] * (length - before), *pieces[named:]]
             rows.append(torch.tensor([tokenizer().sot_token_id, *row, tokenizer().eot_token_id]))
-            after = 1 + before + len(pieces)
+            after = 1 + before + named
             slot = torch.full_like(rows[-1], -1)
             slot[[*range(1, 1 + before), *range(after, after + length - before)]] = torch.arange(length)
             slot_rows.append(slot)
@@ -190,6 +218,7 @@ class Prompts(nn.Module):
         self.eot = torch.tensor([len(row) - 1 for row in rows])
         self.before = before
         ids = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(clip.token_embedding.weight.device)
+        self.register_buffer("ids", ids, persistent=False)
         self.context = nn.Parameter(context.to(clip.token_embedding.weight).clone())
         # Rebuilt from the names, so a checkpoint holds nothing but what was learned.
         self.register_buffer("template", clip.token_embedding(ids).detach(), persistent=False)

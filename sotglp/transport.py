@@ -71,6 +71,38 @@ def scale_rows(log_plan: torch.Tensor) -> torch.Tensor:
     return log_plan.log_softmax(dim=1) - math.log(len(log_plan))
 
 
+@torch.no_grad()
+def stopped_sinkhorn(s: torch.Tensor, eps: float, threshold: float, max_iter: int) -> tuple[torch.Tensor, int]:
+    """Return plans as PLOT's authors stop them (arXiv 2210.01253), before the marginals are exact.
+
+    Row scalings u and column scalings v of the kernel exp((s - 1) / eps) start from 1. The steps end once u changes by
+    less than the threshold in the mean over all problems: a plan depends on the others of its batch.
+
+    Args:
+        s: similarities (..., K, N).
+        eps: entropic regularisation.
+        threshold: the mean change of u below which no further step is taken.
+        max_iter: the largest number of steps.
+
+    Returns:
+        Plans (..., K, N) without a gradient, and the number of steps.
+    """
+    kernel = ((s.float() - 1) / eps).exp()
+    rows, columns = kernel.shape[-2:]
+    u, v = kernel.new_ones(kernel.shape[:-1]), kernel.new_ones((*kernel.shape[:-2], columns))
+    for steps in range(1, max_iter + 1):
+        last, u = u, 1 / rows / (kernel @ v[..., None])[..., 0]
+        v = 1 / columns / (kernel.mT @ u[..., None])[..., 0]
+        if (u - last).abs().mean() < threshold:
+            break
+    return u[..., None] * kernel * v[..., None, :], steps
+
+
+def stopped_plan(s: torch.Tensor, eps: float, threshold: float = 1e-2, max_iter: int = 100) -> torch.Tensor:
+    """Return the plans of ``stopped_sinkhorn``."""
+    return stopped_sinkhorn(s, eps, threshold, max_iter)[0]
+
+
 def uniform_plan(s: torch.Tensor, eps: float | None = None) -> torch.Tensor:
     """Return the plan that shares out every patch evenly, for any similarities (..., K, N): no transport."""
     return torch.full_like(s, 1 / (s.shape[-2] * s.shape[-1]), dtype=torch.float32)

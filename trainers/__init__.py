@@ -6,7 +6,7 @@ from dassl.utils import import_modules
 from sotglp.backbones import cached_backbones
 
 OURS = (  # files of this repository; any other file here is a third party's
-    *("sotglp", "zsclip", "coop", "cocoop", "kgcoop", "prograd", "plot", "locoop", "gallop"),
+    *("sotglp", "zsclip", "coop", "cocoop", "kgcoop", "prograd", "plot", "plotpp", "locoop", "gallop"),
     *("tipadapter", "linearprobe", "cliplora", "maple", "promptsrc", "tcp"),
 )
 

@@ -26,10 +26,14 @@ class ConditionalCLIP(PromptedCLIP):
     def encode_text(self):
         """Return None: there is no text without an image."""
 
+    def contexts(self, image):
+        """Return the contexts (B, T, W) of normalised image features (B, D)."""
+        return self.learned["prompts"].context + self.learned["meta_net"](image)[:, None]
+
     def match(self, features, text=None):
         """Return the Similarities of images with their own prompts, g (B, C, 1)."""
         image = self.to_joint(features[0])  # (B, D)
-        contexts = self.learned["prompts"].context + self.learned["meta_net"](image)[:, None]  # (B, T, W)
+        contexts = self.contexts(image)
         size = max(PROMPTS_AT_A_TIME // len(self.learned["prompts"].eot), 1)
         g = []
         for images, context in zip(image.split(size), contexts.split(size), strict=True):

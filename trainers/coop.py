@@ -6,7 +6,7 @@ class has its own (CSC). They learn by the cross-entropy of softmax(scale * cosi
 
 from dassl.engine import TRAINER_REGISTRY
 from sotglp import PromptedCLIP, Prompts
-from sotglp.prompts import start_contexts, with_stops
+from sotglp.prompts import start_contexts
 from sotglp.toolbox.trainer import CLIPTrainer
 
 
@@ -29,4 +29,4 @@ class CoOp(CLIPTrainer):
         context = start_contexts(clip, len(names) if node.CSC else 1, node.N_CTX, node.CTX_INIT)
         if node.CSC:
             context = context.unsqueeze(1)  # (C, 1, T, W)
-        return PromptedCLIP(clip, Prompts(clip, with_stops(names), context, node.CLASS_TOKEN_POSITION))
+        return PromptedCLIP(clip, Prompts(clip, names, context, "{}.", position=node.CLASS_TOKEN_POSITION))

@@ -1,27 +1,35 @@
 """LoCoOp (arXiv 2306.01293): CoOp whose prompts are pushed away from patches that do not show the class.
 
 A patch shows the image's class if the class is among the TOPK best of the patch. All others should match no class:
-loss = CE - LAMBDA * H, with the mean entropy H of their class probabilities.
+loss = CE - LAMBDA * H, with the mean entropy H of their class probabilities p, over all such patches of the batch.
+
+As in the authors' code, the entropy takes log(p + 1e-5), patches are the last block's values with residual and MLP, and
+OOD scores divide the logits by 100, whatever CLIP's logit scale.
 """
 
 from dassl.engine import TRAINER_REGISTRY
 from sotglp import PromptedCLIP
 from sotglp.toolbox.trainer import CLIPTrainer
 
+OPENAI_SCALE = 100  # logit scale of OpenAI's CLIP
 
-def nuisance_entropy(logits, targets, k):
-    """Return the mean entropy () of patches that do not have the image's class among their k best; 0 without any.
+
+def nuisances(logits, targets, k):
+    """Return whether patches (B, P) lack the image's class among their k best.
 
     Args:
         logits: of the patches (B, P, C).
         targets: labels (B,) of the images.
         k: number of classes.
     """
-    best = logits.topk(k, dim=-1).indices
-    nuisance = (best != targets[:, None, None]).all(dim=-1)  # (B, P)
-    log_p = logits.log_softmax(dim=-1)
-    entropy = -(log_p.exp() * log_p).sum(dim=-1)
-    return (entropy * nuisance).sum() / nuisance.sum().clamp(min=1)
+    return (logits.topk(k, dim=-1).indices != targets[:, None, None]).all(dim=-1)
+
+
+def mean_entropy(logits, chosen):
+    """Return the mean entropy () of the class probabilities of chosen patches (B, P); 0 without any."""
+    p = logits.softmax(dim=-1)
+    entropy = -(p * (p + 1e-5).log()).sum(dim=-1)
+    return (entropy * chosen).sum() / chosen.sum().clamp(min=1)
 
 
 @TRAINER_REGISTRY.register()
@@ -45,5 +53,9 @@ class LoCoOp(CLIPTrainer):
         return PromptedCLIP(clip, self.shared_prompts(clip, names), local="value")
 
     def losses(self, match, targets, text):
-        entropy = nuisance_entropy(self.model.logit_scale * match.s.float(), targets, self.topk)
+        logits = self.model.logit_scale * match.s.float()
+        entropy = mean_entropy(logits, nuisances(logits, targets, self.topk))
         return {**super().losses(match, targets, text), "ood": -self.node.LAMBDA * entropy}
+
+    def ood_scores(self, match, tau=1.0):
+        return super().ood_scores(match, tau * OPENAI_SCALE / self.model.logit_scale)

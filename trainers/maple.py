@@ -1,7 +1,7 @@
 """MaPLe (arXiv 2210.03117): prompts in both towers, those of the image tower made from those of the text tower.
 
-Each of the first DEPTH blocks has its own prompts: learned text prompts p_j, and image prompts F_j p_j by a learned
-linear map F_j.
+Each of the first PROMPT_DEPTH blocks has its own prompts: learned text prompts p_j, and image prompts F_j p_j by a
+learned linear map F_j. The first N_CTX words of CTX_INIT start the first text prompts; the others stay fixed.
 """
 
 from torch import nn
@@ -32,13 +32,14 @@ class MaPLe(CLIPTrainer):
     DEFAULTS = dict(
         N_CTX=2,  # prompts of a block
         CTX_INIT="a photo of a",  # words whose first N_CTX the first text prompts start from; random if empty
-        DEPTH=9,  # blocks with prompts
+        PROMPT_DEPTH=9,  # blocks with prompts, in both towers
         PREC="fp16",  # fp32, amp or fp16
     )
-    RANGES = {"N_CTX": "[1, inf)", "DEPTH": "[1, inf)"}
+    RANGES = {"N_CTX": "[1, inf)", "PROMPT_DEPTH": "[1, inf)"}
 
     def make_model(self, clip, names):
         node = self.node
-        check_depth(clip, node.DEPTH, "TRAINER.MAPLE.DEPTH")
+        for tower in (clip.visual, clip):
+            check_depth(tower, node.PROMPT_DEPTH, "TRAINER.MAPLE.PROMPT_DEPTH")
         prompts = first_context(clip, names, node.N_CTX, node.CTX_INIT)
-        return DeepPromptedCLIP(clip, CoupledPrompts(clip, prompts, node.DEPTH))
+        return DeepPromptedCLIP(clip, CoupledPrompts(clip, prompts, node.PROMPT_DEPTH))

@@ -1,8 +1,11 @@
 """PromptSRC (arXiv 2307.06948): prompts in both towers, held near zero-shot CLIP and averaged over the epochs.
 
-loss = CE + TEXT_WEIGHT |t - t0| + IMAGE_WEIGHT |f - f0| + KL(zero-shot | learned), with text features t, image features
-f and those of zero-shot CLIP, t0 and f0; |.| is the mean absolute value, KL a mean over images. The trained prompts are
-the mean of those after each epoch, weighted by a normal density over the epochs. "aggregate" holds it.
+loss = CE + TEXT_LOSS_WEIGHT |t - t0| + IMAGE_LOSS_WEIGHT |f - f0| + KL(zero-shot | learned), with text features t, image
+features f and those of zero-shot CLIP, t0 and f0; |.| is the mean absolute value. The trained prompts are the mean of
+those after each epoch, the last one too, weighted by a normal density over the epochs. "aggregate" holds it.
+
+As in the authors' code, KL is a sum over images and classes, divided by the number of logits, and t0 is the mean over
+sixty templates of features that are not normalised yet.
 """
 
 import copy
@@ -15,7 +18,7 @@ from dassl.engine import TRAINER_REGISTRY
 from sotglp.deep import DeepPromptedCLIP, DeepPrompts, check_depth, first_context, random_prompts
 from sotglp.matching import similarities
 from sotglp.prompts import encode_names
-from sotglp.templates import ENSEMBLE, template_of
+from sotglp.templates import SIXTY
 from sotglp.toolbox.trainer import CLIPTrainer
 
 
@@ -29,11 +32,17 @@ class RegularisedSimilarities(NamedTuple):
 
 
 class IndependentPrompts(DeepPrompts):
-    """Prompts of the first J blocks of each tower."""
+    """Prompts of the first blocks of each tower.
 
-    def __init__(self, clip, prompts, depth):
+    Args:
+        prompts: with the context of the text tower's first block.
+        depth: blocks of the text tower.
+        image_blocks, image_tokens, image_width: blocks of the image tower, prompts of each and their width.
+    """
+
+    def __init__(self, prompts, depth, image_blocks, image_tokens, image_width):
         super().__init__(prompts, depth)
-        self.image = random_prompts(depth, prompts.context.shape[1], len(clip.visual.proj))
+        self.image = random_prompts(image_blocks, image_tokens, image_width)
 
     def image_prompts(self):
         return list(self.image)
@@ -70,21 +79,20 @@ class PromptSRC(CLIPTrainer):
 
     NODE = "PROMPTSRC"
     DEFAULTS = dict(
-        N_CTX=4,  # prompts of a block, in each tower
-        CTX_INIT="a photo of a",  # words whose first N_CTX the first text prompts start from; random if empty
-        DEPTH=9,  # blocks with prompts
-        TEXT_WEIGHT=25.0,  # of the difference of text features from zero-shot CLIP's
-        IMAGE_WEIGHT=10.0,  # of the difference of image features
-        GPA_MEAN=0.9,  # mean of the density that weights the epochs, as a share of all epochs: 45 of 50
-        GPA_STD=0.1,  # its standard deviation, as a share: 5 of 50
+        N_CTX_TEXT=4,  # prompts of a block of the text tower
+        N_CTX_VISION=4,  # of the image tower
+        CTX_INIT="a photo of a",  # words whose first N_CTX_TEXT the first text prompts start from; random if empty
+        PROMPT_DEPTH_TEXT=9,  # blocks with prompts in the text tower
+        PROMPT_DEPTH_VISION=9,  # in the image tower
+        TEXT_LOSS_WEIGHT=25.0,  # of the difference of text features from zero-shot CLIP's
+        IMAGE_LOSS_WEIGHT=10.0,  # of the difference of image features
+        GPA_MEAN=45.0,  # mean of the density that weights the epochs, in epochs
+        GPA_STD=5.0,  # its standard deviation, in epochs
         PREC="fp16",  # fp32, amp or fp16
     )
     RANGES = {
-        "N_CTX": "[1, inf)",
-        "DEPTH": "[1, inf)",
-        "TEXT_WEIGHT": "[0, inf)",
-        "IMAGE_WEIGHT": "[0, inf)",
-        "GPA_STD": "(0, inf)",
+        **{key: "[1, inf)" for key in ("N_CTX_TEXT", "N_CTX_VISION", "PROMPT_DEPTH_TEXT", "PROMPT_DEPTH_VISION")},
+        **{"TEXT_LOSS_WEIGHT": "[0, inf)", "IMAGE_LOSS_WEIGHT": "[0, inf)", "GPA_STD": "(0, inf)"},
     }
 
     def build_model(self):
@@ -97,10 +105,12 @@ class PromptSRC(CLIPTrainer):
 
     def make_model(self, clip, names):
         node = self.node
-        check_depth(clip, node.DEPTH, "TRAINER.PROMPTSRC.DEPTH")
-        anchor = encode_names(clip, names, [*ENSEMBLE, template_of(self.cfg.DATASET.NAME)])
-        prompts = first_context(clip, names, node.N_CTX, node.CTX_INIT)
-        return RegularisedCLIP(clip, IndependentPrompts(clip, prompts, node.DEPTH), anchor)
+        check_depth(clip, node.PROMPT_DEPTH_TEXT, "TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT")
+        check_depth(clip.visual, node.PROMPT_DEPTH_VISION, "TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION")
+        text = first_context(clip, names, node.N_CTX_TEXT, node.CTX_INIT)
+        of_images = node.PROMPT_DEPTH_VISION, node.N_CTX_VISION, len(clip.visual.proj)
+        prompts = IndependentPrompts(text, node.PROMPT_DEPTH_TEXT, *of_images)
+        return RegularisedCLIP(clip, prompts, encode_names(clip, names, SIXTY, normalise=False))
 
     def losses(self, match, targets, text):
         anchor, logits = self.model.anchor, self.scores(match)
@@ -108,22 +118,22 @@ class PromptSRC(CLIPTrainer):
         log_p, log_q = (x.float().log_softmax(dim=1) for x in (logits, zero_shot))
         return {
             **super().losses(match, targets, text),
-            "text": self.node.TEXT_WEIGHT * F.l1_loss(text[:, 0].float(), anchor),
-            "image": self.node.IMAGE_WEIGHT * F.l1_loss(match.image.float(), match.zero_shot.float()),
-            "kl": F.kl_div(log_p, log_q, log_target=True, reduction="batchmean"),
+            "text": self.node.TEXT_LOSS_WEIGHT * F.l1_loss(text[:, 0].float(), anchor),
+            "image": self.node.IMAGE_LOSS_WEIGHT * F.l1_loss(match.image.float(), match.zero_shot.float()),
+            "kl": F.kl_div(log_p, log_q, log_target=True, reduction="mean"),
         }
-
-    def epoch_weights(self):
-        """Return the weights (epochs,) of the prompts after each epoch; their sum is 1."""
-        epochs = torch.arange(1, self.max_epoch + 1, dtype=torch.float64)
-        mean, std = self.node.GPA_MEAN * self.max_epoch, self.node.GPA_STD * self.max_epoch
-        return (-((epochs - mean) ** 2) / (2 * std**2)).softmax(dim=0)
 
     def after_epoch(self):
         """Add the epoch's prompts to their mean, which replaces them after the last epoch."""
-        weight = self.epoch_weights()[self.epoch].item()
+        weight = epoch_weights(self.max_epoch, self.node.GPA_MEAN, self.node.GPA_STD)[self.epoch].item()
         for total, parameter in zip(self.aggregate.parameters(), self.model.learned.parameters(), strict=True):
             total.add_(parameter.detach(), alpha=weight)
         if self.epoch + 1 == self.max_epoch:
             self.model.learned.load_state_dict(self.aggregate.state_dict())
         super().after_epoch()
+
+
+def epoch_weights(epochs, mean, std):
+    """Return the weights (epochs,) of the prompts after each epoch, a normal density of 1, 2, ...; their sum is 1."""
+    numbers = torch.arange(1, epochs + 1, dtype=torch.float64)
+    return (-((numbers - mean) ** 2) / (2 * std**2)).softmax(dim=0)

@@ -27,7 +27,7 @@ from torch import nn
 from dassl.engine import TRAINER_REGISTRY
 from sotglp.matching import Match, mean_similarities, on_support, own_support, similarities, sparse_support
 from sotglp.prompted import PromptedCLIP, identity_projection
-from sotglp.prompts import Prompts, context_from_text, draw_prompts, orthogonal_contexts, xavier_contexts
+from sotglp.prompts import Prompts, context_from_text, orthogonal_contexts, xavier_contexts
 from sotglp.toolbox.trainer import CLIPTrainer
 from sotglp.towers import STREAMS
 from sotglp.transport import transport_plan, unbalanced_plan, uniform_plan
@@ -208,8 +208,7 @@ class SOTGLP(CLIPTrainer):
         )
 
     def losses(self, match, targets, text):
-        drawn = draw_prompts(len(targets), self.node.N_GLOBAL, self.node.PROMPT_DROPOUT, self.device)
-        return sotglp_loss(match, targets, self.model.logit_scale, drawn)
+        return sotglp_loss(match, targets, self.model.logit_scale, self.draw(len(targets)))
 
     def probabilities(self, match):
         return predict(match, self.model.logit_scale)

@@ -1,15 +1,24 @@
 """TCP (arXiv 2311.18231): class-aware tokens replace a learned context inside the text tower.
 
-A two-layer network maps a class's zero-shot text feature a_c to T tokens. Before block BLOCK they take the places of
-the shared context. loss = CE + W * mean over classes of (1 - cos(t_c, a_c)), with the resulting text features t_c.
+A two-layer network maps a class's zero-shot text feature a_c to four tokens. Before block BLOCK they take the places
+after the SOT, whatever the context's length. loss = CE + W * mean over classes of (1 - cos(t_c, a_c)), with the
+resulting text features t_c. The learned prompt ends like the data set's template: "X X X X cat, a type of pet."
 """
 
-import torch.nn.functional as F
 from torch import nn
 
 from dassl.engine import TRAINER_REGISTRY
-from sotglp.prompted import AnchoredCLIP
+from sotglp.prompted import AnchoredCLIP, anchor_distance
 from sotglp.toolbox.trainer import CLIPTrainer
+from sotglp.towers import QuickGELU
+
+CLASS_TOKENS = 4
+# What follows the learned context; elsewhere the name and the end of the data set's template.
+LEARNED = {
+    "StanfordCars": "{}, a type of car",  # without a full stop
+    "DescribableTextures": "{} texture.",
+    "UCF101": "person doing {}.",
+}
 
 
 class ClassAwarePrompts(nn.Module):
@@ -23,16 +32,18 @@ class ClassAwarePrompts(nn.Module):
 
     def __init__(self, prompts, knowledge, block):
         super().__init__()
-        _, n_ctx, width = prompts.context.shape
-        joint = knowledge.shape[1]
-        layers = nn.Linear(joint, joint // 4), nn.ReLU(), nn.Linear(joint // 4, n_ctx * width)
+        joint, width = knowledge.shape[1], prompts.context.shape[-1]
+        layers = nn.Linear(joint, joint // 4), QuickGELU(), nn.Linear(joint // 4, CLASS_TOKENS * width)
         self.prompts, self.embedding, self.block = prompts, nn.Sequential(*layers), block
         self.register_buffer("knowledge", knowledge, persistent=False)
 
+    def class_tokens(self):
+        """Return the tokens (C, 4, W) of the classes."""
+        return self.embedding(self.knowledge).unflatten(-1, (CLASS_TOKENS, -1))
+
     def forward(self, clip):
         """Return normalised text features (C, 1, D)."""
-        tokens = self.embedding(self.knowledge).unflatten(-1, self.prompts.context.shape[1:])  # (C, T, W)
-        return self.prompts(clip, deep={self.block: tokens})
+        return self.prompts(clip, deep={self.block: self.class_tokens()})
 
 
 @TRAINER_REGISTRY.register()
@@ -42,11 +53,16 @@ class TCP(CLIPTrainer):
     NODE = "TCP"
     DEFAULTS = dict(
         N_CTX=4,  # context tokens, unless CTX_INIT gives the words
-        CTX_INIT="a photo of a",  # words that the context starts from; random if empty
+        CTX_INIT="",  # words that the context starts from; random if empty
         BLOCK=8,  # of the text tower, from 0; class-aware tokens take the context's places before it
-        W=8.0,  # weight of the distance 1 - cosine to the text features of the hand-written prompts
+        W=8.0,  # weight of the distance to the text features of the hand-written prompts
         PREC="fp16",  # fp32, amp or fp16
     )
+    TEMPLATES = {
+        "FGVCAircraft": "a photo of an aircraft {}.",
+        "DescribableTextures": "a photo of a {}, a type of texture.",
+        "Food101": "a photo of a {}, a type of food.",
+    }
     RANGES = {"N_CTX": "[1, inf)", "BLOCK": "[0, inf)", "W": "[0, inf)"}
 
     def make_model(self, clip, names):
@@ -56,9 +72,9 @@ class TCP(CLIPTrainer):
                 f"TRAINER.TCP.BLOCK must be 0 to {blocks - 1}, a block of the text tower: {self.node.BLOCK}"
             )
         anchor = self.zero_shot_text(clip, names)
-        return AnchoredCLIP(clip, ClassAwarePrompts(self.shared_prompts(clip, names), anchor, self.node.BLOCK), anchor)
+        learned = LEARNED.get(self.cfg.DATASET.NAME, "{}" + self.templates[0].partition("{}")[2])
+        prompts = self.shared_prompts(clip, names, template=learned)
+        return AnchoredCLIP(clip, ClassAwarePrompts(prompts, anchor, self.node.BLOCK), anchor)
 
     def losses(self, match, targets, text):
-        learned, anchor = text.float().unbind(dim=1)
-        distance = 1 - F.cosine_similarity(learned, anchor).mean()
-        return {**super().losses(match, targets, text), "kg": self.node.W * distance}
+        return {**super().losses(match, targets, text), "kg": self.node.W * anchor_distance(text)}

@@ -6,8 +6,8 @@ each class. The ensemble averages the text features of several prompts.
 
 from dassl.engine import TRAINER_REGISTRY
 from sotglp import PromptedCLIP
-from sotglp.prompts import FixedText, encode_names
-from sotglp.templates import ENSEMBLE, template_of
+from sotglp.prompts import FixedText
+from sotglp.templates import ENSEMBLE
 from sotglp.toolbox.trainer import CLIPTrainer
 
 
@@ -26,14 +26,13 @@ class ZeroshotCLIP(CLIPTrainer):
         if template and template.count("{}") != 1:
             raise ValueError(f"TRAINER.ZEROSHOTCLIP.TEMPLATE needs one {{}} for the class name: {template!r}")
 
+    @property
     def templates(self):
-        """Return the templates whose text features are averaged."""
-        return [self.node.TEMPLATE or template_of(self.cfg.DATASET.NAME)]
+        return [self.node.TEMPLATE] if self.node.TEMPLATE else super().templates
 
     def make_model(self, clip, names):
-        templates = self.templates()
-        print(f"Prompts: {templates[0].format(names[0])!r} ... {templates[-1].format(names[-1])!r}")
-        return PromptedCLIP(clip, FixedText(encode_names(clip, names, templates)))
+        print(f"Prompts: {self.templates[0].format(names[0])!r} ... {self.templates[-1].format(names[-1])!r}")
+        return PromptedCLIP(clip, FixedText(self.zero_shot_text(clip, names)))
 
     def train(self):
         """Only test, as there is nothing to train."""
@@ -44,5 +43,6 @@ class ZeroshotCLIP(CLIPTrainer):
 class ZeroshotCLIP2(ZeroshotCLIP):
     """ZeroshotCLIP with an ensemble of templates: seven of CLIP's and the data set's own."""
 
+    @property
     def templates(self):
-        return [*ENSEMBLE, *super().templates()]
+        return [*ENSEMBLE, *super().templates]

@@ -2,6 +2,7 @@
 
 import glob
 import hashlib
+import math
 import os.path as osp
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -44,17 +45,23 @@ def compose(
         UserError: A file is damaged, or a key or a value is wrong.
     """
     files = list(files)
-    for fpath in files:
-        read_flat(fpath)  # report a missing or damaged file now: plugins import torch, which takes seconds
+    # Read now, to report a missing or damaged file: plugins import torch, which takes seconds.
+    given = {key: value for source in (*map(read_flat, files), values or {}) for key, value in source.items()}
     load_plugins()
     cfg = with_registered_keys()
     for fpath in files:
-        merge_file(cfg, fpath, allow_new_keys)
+        merge_file(cfg, fpath, allow_new_keys, shots=number_of_shots(given.get("DATASET.NUM_SHOTS")))
     merge_pairs(cfg, values or {}, allow_new_keys)
     cfg.freeze()
     check_values(cfg)
     check_ranges(cfg, method_ranges(cfg))
     return cfg
+
+
+def number_of_shots(value: Any) -> float:
+    """Return the images per class of a value of DATASET.NUM_SHOTS, infinity for all of them."""
+    shots = CfgNode._decode_cfg_value(value)
+    return shots if isinstance(shots, int) and shots > 0 else math.inf
 
 
 def with_registered_keys() -> CfgNode:

@@ -1,5 +1,6 @@
 """Merge YAML files and KEY VALUE pairs into a configuration."""
 
+import math
 import os.path as osp
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from yacs.config import CfgNode
 from dassl.utils import UserError, similar_names
 
 BASE = "_BASE_"  # key of a YAML file whose value is the path of another one, which is merged first
+UP_TO_SHOTS = "_UP_TO_SHOTS_"  # key of a YAML file: {images per class: keys and values up to this number of them}
 ALIASES = 16  # most aliases in a YAML file: nested ones can stand for more values than fit into memory
 
 
@@ -77,17 +79,21 @@ def add_key(cfg: CfgNode, key: str, value: Any) -> None:
     cfg[leaf] = CfgNode._decode_cfg_value(value)
 
 
-def read_flat(fpath: str | Path) -> dict[str, Any]:
+def read_flat(fpath: str | Path, shots: float = math.inf) -> dict[str, Any]:
     """Return a YAML file as {"A.B.C": value}, merged over its `_BASE_` if it has one.
+
+    Args:
+        fpath: Path of the file.
+        shots: Training images per class: of `_UP_TO_SHOTS_` the smallest number from this one on counts.
 
     Raises:
         FileNotFoundError: The file is missing.
         UserError: It is no YAML mapping, or is its own base.
     """
-    return read_tree(fpath, ())
+    return read_tree(fpath, shots, ())
 
 
-def read_tree(fpath: str | Path, above: tuple[str, ...]) -> dict[str, Any]:
+def read_tree(fpath: str | Path, shots: float, above: tuple[str, ...]) -> dict[str, Any]:
     """Return what `read_flat` does; `above` holds the real paths of the files whose base this one is."""
     if osp.realpath(fpath) in above:
         raise UserError(f"{fpath} is its own {BASE}: give the path of another file")
@@ -103,12 +109,18 @@ def read_tree(fpath: str | Path, above: tuple[str, ...]) -> dict[str, Any]:
         raise UserError(f"{fpath} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise UserError(f"{fpath} must hold config keys and values, got {type(tree).__name__}")
-    base = tree.pop(BASE, None)
+    base, of_shots = tree.pop(BASE, None), tree.pop(UP_TO_SHOTS, {})
+    if not isinstance(of_shots, dict) or not all(
+        isinstance(number, int) and isinstance(part, dict) for number, part in of_shots.items()
+    ):
+        raise UserError(f"{fpath}: {UP_TO_SHOTS} must map numbers of images to config keys and values")
+    nearest = min((number for number in of_shots if number >= shots), default=None)
+    own = {**flatten(tree), **flatten(of_shots.get(nearest, {}))}
     if base is None:
-        return flatten(tree)
+        return own
     if not isinstance(base, str):
         raise UserError(f"{fpath}: {BASE} must be the path of a YAML file, got {base!r}")
-    return {**read_tree(osp.join(osp.dirname(fpath), base), (*above, osp.realpath(fpath))), **flatten(tree)}
+    return {**read_tree(osp.join(osp.dirname(fpath), base), shots, (*above, osp.realpath(fpath))), **own}
 
 
 def merge_file(
@@ -116,14 +128,15 @@ def merge_file(
     fpath: str | Path,
     allow_new_keys: bool = False,
     admit: Callable[[str], bool] = is_method_key,
+    shots: float = math.inf,
 ) -> None:
-    """Set keys of `cfg` from a YAML file; the other arguments are those of `merge_pairs`.
+    """Set keys of `cfg` from a YAML file; the other arguments are those of `merge_pairs` and `read_flat`.
 
     Raises:
         FileNotFoundError: The file is missing.
         UserError: It is no YAML mapping, a key is unknown, or a value has another type.
     """
-    pairs = read_flat(fpath)
+    pairs = read_flat(fpath, shots)
     try:
         merge_pairs(cfg, pairs, allow_new_keys, admit)
     except UserError as error:

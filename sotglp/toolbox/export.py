@@ -23,7 +23,6 @@ from torch import nn
 from dassl.utils import UserError
 from sotglp import transport
 from sotglp.prompts import Prompts
-from sotglp.scores import ood_scores
 from sotglp.toolbox import classify
 from sotglp.toolbox.loading import load
 from sotglp.toolbox.onnx_transport import onnx_solve
@@ -67,7 +66,7 @@ class ImagePath(nn.Module):
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         match = self.model.match(self.model.features(images), self.text)
-        return *self.trainer.probabilities(match).values(), ood_scores(match, self.model.logit_scale)[self.score]
+        return *self.trainer.probabilities(match).values(), self.trainer.ood_scores(match)[self.score]
 
 
 @torch.no_grad()

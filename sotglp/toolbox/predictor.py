@@ -27,7 +27,6 @@ from dassl.utils import (
 )
 from sotglp.features import seeded
 from sotglp.matching import Matched
-from sotglp.scores import ood_scores
 from sotglp.toolbox.trainer import CLIPTrainer
 
 THRESHOLDS = "ood_threshold.json"  # in the run's folder
@@ -127,7 +126,7 @@ class Predictor:
 
     def scores_of(self, match: Matched) -> dict[str, torch.Tensor]:
         """Return {name: (n,)} of the OOD scores that the method has."""
-        return ood_scores(match, self.trainer.model.logit_scale)
+        return self.trainer.ood_scores(match)
 
     def batches(self, images: OneImage | Iterable[Any]) -> Iterator[torch.Tensor]:
         """Yield preprocessed images (n, 3, S, S) of what ``predict`` takes."""

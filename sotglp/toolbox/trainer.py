@@ -4,6 +4,7 @@ Letters: B images of a batch, n images, C classes, M prompts of a class, T conte
 dimension.
 """
 
+import math
 import operator
 import sys
 from collections import defaultdict
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import BatchSampler
 from yacs.config import CfgNode
 
@@ -27,8 +29,8 @@ from sotglp.matching import Matched
 from sotglp.memory import memory_budget
 from sotglp.precision import MixedPrecision
 from sotglp.prompted import PromptedCLIP
-from sotglp.prompts import Prompts, check_names, encode_names, start_contexts, with_stops
-from sotglp.scores import image_cosines
+from sotglp.prompts import Prompts, check_names, draw_prompts, encode_names, start_contexts
+from sotglp.scores import image_cosines, ood_scores
 from sotglp.templates import template_of
 from sotglp.toolbox.upstream import Trainer, ignore, plain_sampler
 from sotglp.towers import ImageFeatures
@@ -45,6 +47,8 @@ class CLIPTrainer(Trainer):
         NODE: the method's node of the configuration, under TRAINER.
         DEFAULTS: {key: value} of the node.
         RANGES: {key: interval} of the node's numbers, such as "[0, inf)".
+        TEMPLATES: {data set: hand-written template} where the method has its own.
+        LR_MIN: where a cosine over all steps ends; None: OPTIM's schedule, which changes with the epochs.
         parallel: whether several processes (torchrun) can train as one.
         splits: whether these processes share out the work; otherwise each does all of it.
     """
@@ -52,6 +56,8 @@ class CLIPTrainer(Trainer):
     NODE = ""
     DEFAULTS: dict[str, Any] = {}
     RANGES: dict[str, str] = {}
+    TEMPLATES: dict[str, str] = {}
+    LR_MIN: float | None = None
     parallel = True
     splits = True
 
@@ -94,20 +100,38 @@ class CLIPTrainer(Trainer):
         self.kept: dict[Any, Any] = {}
         if list(self.model.learned.parameters()):
             self.optim = build_optimizer(self.model.learned, cfg.OPTIM)
-            self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
+            self.sched = self.build_schedule()
             self.register_model("prompt_learner", self.model.learned, self.optim, self.sched)
+
+    def build_schedule(self) -> LRScheduler:
+        """Return the schedule of the learning rate."""
+        if self.LR_MIN is None:
+            return build_lr_scheduler(self.optim, self.cfg.OPTIM)
+        steps, last = self.cfg.OPTIM.MAX_EPOCH * len(self.train_loader_x or [None]), self.LR_MIN / self.cfg.OPTIM.LR
+        return LambdaLR(self.optim, lambda step: last + (1 - last) * (1 + math.cos(math.pi * step / steps)) / 2)
 
     def make_model(self, clip: CLIP, names: Sequence[str]) -> PromptedCLIP:
         """Return the model of the C class names, of which ``learned`` is trained and saved."""
         raise NotImplementedError
 
-    def shared_prompts(self, clip: CLIP, names: Sequence[str], n_prompts: int = 1) -> Prompts:
+    def shared_prompts(self, clip: CLIP, names: Sequence[str], n_prompts: int = 1, template: str = "{}.") -> Prompts:
         """Return CoOp's prompts: contexts that classes share, by the node's N_CTX and CTX_INIT, and full stops."""
-        return Prompts(clip, with_stops(names), start_contexts(clip, n_prompts, self.node.N_CTX, self.node.CTX_INIT))
+        context = start_contexts(clip, n_prompts, self.node.N_CTX, self.node.CTX_INIT)
+        return Prompts(clip, names, context, template)
 
     def zero_shot_text(self, clip: CLIP, names: Sequence[str]) -> torch.Tensor:
-        """Return the normalised text features (C, D) of class names in the data set's hand-written template."""
-        return encode_names(clip, names, [template_of(self.cfg.DATASET.NAME)])
+        """Return the normalised text features (C, D) of class names in the hand-written templates."""
+        return encode_names(clip, names, self.templates)
+
+    @property
+    def templates(self) -> Sequence[str]:
+        """The hand-written templates whose text features are averaged; by default the data set's only one."""
+        dataset = self.cfg.DATASET.NAME
+        return [self.TEMPLATES.get(dataset, template_of(dataset))]
+
+    def draw(self, n_images: int) -> torch.Tensor:
+        """Draw the global prompts (B, kept) that count for each image, by the node's prompt dropout."""
+        return draw_prompts(n_images, self.node.N_GLOBAL, self.node.PROMPT_DROPOUT, self.device)
 
     def losses(self, match: Matched, targets: torch.Tensor, text: Any) -> dict[str, torch.Tensor]:
         """Return {name: term} of the loss, which is their sum; the cross-entropy of the scores by default.
@@ -143,7 +167,7 @@ class CLIPTrainer(Trainer):
             match = self.model.match(self.features(images), text)
             losses = self.losses(match, targets, text)
         self.step(losses)
-        if self.batch_idx + 1 == self.num_batches:
+        if self.LR_MIN is not None or self.batch_idx + 1 == self.num_batches:
             self.update_lr()
         with torch.no_grad():
             accuracy = compute_accuracy(self.scores(match), targets)[0].item()
@@ -263,6 +287,10 @@ class CLIPTrainer(Trainer):
         for name, scores in self.branches(match).items():
             self.predicted[name] += scores.argmax(dim=1).tolist()
         return self.scores(match)
+
+    def ood_scores(self, match: Matched, tau: float = 1.0) -> dict[str, torch.Tensor]:
+        """Return the out-of-distribution scores {name: (B,)} of a match, as ``sotglp.ood_scores``."""
+        return ood_scores(match, self.model.logit_scale, tau)
 
     @torch.no_grad()
     def test(self, split: str | None = None, **unknown: Any) -> float:

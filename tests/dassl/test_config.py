@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from yacs.config import CfgNode
 
-from dassl.config import clean_cfg, flatten, get_cfg_default, merge_file, merge_pairs
+from dassl.config import clean_cfg, compose, flatten, get_cfg_default, merge_file, merge_pairs
 from dassl.utils import UserError
 
 
@@ -84,3 +84,25 @@ def test_missing_file_is_named():
 
 def test_flatten():
     assert flatten({"a": {"b": 1, "c": {"d": 2}}, "e": 3}) == {"a.b": 1, "a.c.d": 2, "e": 3}
+
+
+def test_a_file_may_change_with_the_number_of_shots(tmp_path):
+    (tmp_path / "base.yaml").write_text(
+        "OPTIM: {MAX_EPOCH: 200, LR: 0.5}\n"
+        "_UP_TO_SHOTS_:\n  1: {OPTIM: {MAX_EPOCH: 50}}\n  4: {OPTIM: {MAX_EPOCH: 100, LR: 0.25}}\n"
+    )
+    (tmp_path / "own.yaml").write_text("_BASE_: base.yaml\nOPTIM: {LR: 0.125}\n")
+
+    def epochs(file, shots, **values):
+        cfg = compose([tmp_path / file], {"DATASET.NUM_SHOTS": shots, **values})
+        return cfg.OPTIM.MAX_EPOCH, cfg.OPTIM.LR
+
+    assert [epochs("base.yaml", shots) for shots in (1, 2, "4", 5, 16, -1)] == [
+        *((50, 0.5), (100, 0.25), (100, 0.25)),
+        *((200, 0.5), (200, 0.5), (200, 0.5)),
+    ]
+    assert epochs("own.yaml", 4) == (100, 0.125)  # what a file says itself counts more than its base
+    assert epochs("base.yaml", 4, **{"OPTIM.MAX_EPOCH": 7}) == (7, 0.25)
+    (tmp_path / "wrong.yaml").write_text("_UP_TO_SHOTS_: 4\n")
+    with pytest.raises(UserError, match="_UP_TO_SHOTS_ must map numbers of images to config keys"):
+        compose([tmp_path / "wrong.yaml"])

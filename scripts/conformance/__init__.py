@@ -1,0 +1,1 @@
+"""Reference numbers of published code, computed again with our trainers: python -m scripts.conformance."""

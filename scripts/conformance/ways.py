@@ -1,0 +1,76 @@
+"""The ways to compute a file's quantities, which must all agree with it."""
+
+import os
+import socket
+import tempfile
+from contextlib import nullcontext
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+from torch import multiprocessing
+
+from dassl.utils import UserError
+from dassl.utils.distributed import process_group
+from scripts.conformance.adapters import CLIPLoRA, TipAdapter
+from scripts.conformance.files import ReferenceFile
+from scripts.conformance.local_prompts import SOTGLP, GalLoP
+from scripts.conformance.methods import PLOT, PLOTPP, TCP, CoCoOp, CoOp, KgCoOp, LoCoOp, MaPLe, ProGrad, PromptSRC
+from scripts.conformance.rows import HALF
+from sotglp import matching
+
+METHODS = {
+    **{"CoOp": CoOp, "CoCoOp": CoCoOp, "KgCoOp": KgCoOp, "ProGrad": ProGrad, "TCP": TCP, "LoCoOp": LoCoOp},
+    **{"MaPLe": MaPLe, "PromptSRC": PromptSRC, "PLOT": PLOT, "PLOT++": PLOTPP, "GalLoP": GalLoP, "SOT-GLP": SOTGLP},
+    **{"CLIP-LoRA": CLIPLoRA, "Tip-Adapter": TipAdapter},
+}
+WAYS = {
+    "prompts in parts": {"settings": {"TRAINER.MEMORY_BUDGET": 1e-12}},
+    "classes in parts": {"part": 1},
+    "kept features": {"kept": True},
+    "mixed precision": {"half": True},
+}
+
+
+def check(file, way=None):
+    """Return the Rows of a file and the names of what is not computed; none of a way that does not apply.
+
+    Raises:
+        UserError: the file is of no method that we have, or lacks something.
+    """
+    if file.method not in METHODS:
+        raise UserError(f"{file.path} is of the method {file.method}: allowed are {', '.join(METHODS)}")
+    options = WAYS.get(way, {})
+    published = METHODS[file.method](file, options.get("kept", False))
+    if way and (way not in published.ways or (options.get("half") and not torch.cuda.is_available())):
+        return [], []
+    settings = {"USE_CUDA": False, **options.get("settings", {})}
+    if options.get("half"):
+        settings |= {"USE_CUDA": True, f"TRAINER.{published.node()}.PREC": "amp"}
+    in_parts = patch.object(matching, "PART", options["part"]) if "part" in options else nullcontext()
+    try:
+        with in_parts:
+            values = published.compute(**settings)
+        return published.compare(values, HALF if options.get("half") else 1)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise UserError(f"{file.path} is unusable: {error}") from error
+
+
+def in_two_processes(paths):
+    """Return {path: Rows} of files, computed by two processes that share out the work."""
+    with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+        free.close()
+        multiprocessing.spawn(check_in_process, (paths, port, folder), nprocs=2)
+        return torch.load(Path(folder, "rows.pt"), weights_only=False)
+
+
+def check_in_process(rank, paths, port, folder):
+    """Check files in one of two processes; the first one writes the Rows."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    with process_group():
+        rows = {path: check(ReferenceFile(path))[0] for path in paths}
+    if rank == 0:
+        torch.save(rows, Path(folder, "rows.pt"))
