@@ -30,7 +30,7 @@ def replace(owner, name, value):
     patch.object(owner, name, value).start()
 
 
-def all_positions(self, embed, eot, n_prompts=1, shared=0, deep=None):
+def all_positions(self, embed, eot, n_prompts=1, shared=0, deep=None, apart=False):
     """CLIP's text tower as published: every prompt padded to the full context, every position run to the end."""
     import torch  # here, as it takes seconds
 
@@ -75,11 +75,10 @@ def pad_to_the_longest_name():
 
     from sotglp import clip, packing
 
-    def padded(lengths, shared, device):
-        rows = packing.pack((max(lengths),) * len(lengths), shared, device)
+    def padded(lengths, shared, device, apart=True):
+        rows = packing.pack((max(lengths),) * len(lengths), shared, device, apart=True)
         return rows._replace(ends=torch.tensor(lengths, device=device)[:, None] - 1)
 
-    replace(packing, "ROW", 0)  # a row for each prompt
     replace(clip, "pack", padded)
 
 

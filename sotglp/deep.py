@@ -11,7 +11,7 @@ from torch import nn
 from sotglp.clip import CLIP
 from sotglp.prompted import PromptedCLIP
 from sotglp.prompts import Prompts, first_tokens, start_contexts
-from sotglp.towers import ImageFeatures
+from sotglp.towers import ImageFeatures, ImageTower
 
 
 class DeepPrompts(nn.Module):
@@ -73,11 +73,11 @@ def random_prompts(blocks: int, n_ctx: int, width: int) -> nn.Parameter:
     return nn.Parameter(0.02 * torch.randn(blocks, n_ctx, width))
 
 
-def check_depth(tower: nn.Module, depth: int, key: str) -> None:
+def check_depth(tower: CLIP | ImageTower, depth: int, key: str) -> None:
     """Check that a tower has at least ``depth`` blocks.
 
     Args:
-        tower: with a transformer.
+        tower: the image tower, or CLIP itself for the text's.
         depth: number of blocks with prompts.
         key: of the configuration, for the error.
 

@@ -90,11 +90,11 @@ def stopped_sinkhorn(s: torch.Tensor, eps: float, threshold: float, max_iter: in
     kernel = ((s.float() - 1) / eps).exp()
     rows, columns = kernel.shape[-2:]
     u, v = kernel.new_ones(kernel.shape[:-1]), kernel.new_ones((*kernel.shape[:-2], columns))
-    for steps in range(1, max_iter + 1):
+    steps, change = 0, math.inf
+    while change >= threshold and steps < max_iter:
         last, u = u, 1 / rows / (kernel @ v[..., None])[..., 0]
         v = 1 / columns / (kernel.mT @ u[..., None])[..., 0]
-        if (u - last).abs().mean() < threshold:
-            break
+        steps, change = steps + 1, (u - last).abs().mean().item()
     return u[..., None] * kernel * v[..., None, :], steps
 
 

@@ -45,10 +45,10 @@ def run_block(block, x, visible):
     return x + block.mlp.c_proj(h * torch.sigmoid(1.702 * h))
 
 
-def text_feature(clip, context, name, deep=None):
-    """The normalised feature of "[SOT] context name [EOT]", context (T, W) given as embeddings.
+def text_feature(clip, context, name, deep=None, scaled=normalise):
+    """The feature of "[SOT] context name [EOT]", normalised by default; context (T, W) given as embeddings.
 
-    deep: {block: tokens (T, W)} that replace the context before a block.
+    deep: {block: tokens (T, W)} that take the places after the SOT before a block.
     """
     ids = open_clip.tokenize([name])[0]
     ids = ids[: ids.argmax() + 1]
@@ -59,7 +59,7 @@ def text_feature(clip, context, name, deep=None):
         for t, token in enumerate((deep or {}).get(i, ())):
             x = torch.cat([x[: 1 + t], token[None], x[2 + t :]])
         x = run_block(block, x, lambda t: list(range(t + 1)))
-    return normalise(clip.ln_final(x[-1]) @ clip.text_projection)
+    return scaled(clip.ln_final(x[-1]) @ clip.text_projection)
 
 
 def image_tokens(clip, image, last_block=None, prompts=()):
@@ -93,19 +93,23 @@ def weights(tmp_path_factory):
 
 @pytest.fixture
 def build(weights, tiny_values):
-    """Function (trainer, its settings) -> (trainer, images); class names of two lengths come from the squares."""
+    """Function (trainer, other values, its settings) -> (trainer, images); class names come from the squares.
 
-    def make(name, **settings):
+    moved: whether parameters are moved away from where they start, so that every part counts.
+    """
+
+    def make(name, values=(), moved=True, **settings):
         cfg = get_cfg_default()
         TRAINER_REGISTRY.extend_cfg(cfg)
         pixels = {"SIZE": (32, 32), "PIXEL_MEAN": list(PIXEL_MEAN), "PIXEL_STD": list(PIXEL_STD)}
-        values = {f"INPUT.{key}": value for key, value in pixels.items()} | {"MODEL.BACKBONE.NAME": weights}
-        settings = {f"TRAINER.{name.upper()}.{key}": value for key, value in {"PREC": "fp32", **settings}.items()}
-        merge_pairs(cfg, {**tiny_values, **values, **settings, "TRAINER.NAME": name, "DATASET.NUM_SHOTS": 2})
+        pairs = {f"INPUT.{key}": value for key, value in pixels.items()} | {"MODEL.BACKBONE.NAME": weights}
+        pairs |= {f"TRAINER.{name.upper()}.{key}": value for key, value in {"PREC": "fp32", **settings}.items()}
+        pairs |= {"TRAINER.NAME": name, "DATASET.NUM_SHOTS": 2}
+        merge_pairs(cfg, {**tiny_values, **pairs, **dict(values)})
         set_random_seed(1)
         trainer = build_trainer(cfg)
-        with torch.no_grad():  # away from where it starts, so that every part counts
-            for parameter in trainer.model.learned.parameters():
+        with torch.no_grad():
+            for parameter in trainer.model.learned.parameters() if moved else ():
                 parameter.add_(0.05 * torch.randn_like(parameter))
         return trainer, torch.randn(IMAGES, 3, 32, 32)
 

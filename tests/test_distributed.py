@@ -19,9 +19,9 @@ from sotglp import parallel
 
 COMMON = ["DATALOADER.NUM_WORKERS", "0", "DATALOADER.TEST.BATCH_SIZE", "7", "TEST.FINAL_MODEL", "best_val"]
 TRAINERS = {"SOTGLP": SOTGLP}  # batches of 9 images, of 4 classes
-for name in ("MaPLe", "ProGrad", "CLIPLoRA", "CoCoOp", "TipAdapterF"):
+for name in ("MaPLe", "ProGrad", "CLIPLoRA", "CoCoOp", "TipAdapterF", "PLOTPP"):
     TRAINERS[name] = [word.replace("SOTGLP", name) for word in SOTGLP[:-2]]
-    TRAINERS[name] += ["TRAINER.MAPLE.DEPTH", "2", "TRAINER.PROGRAD.N_CTX", "4", "TRAINER.COCOOP.N_CTX", "4"]
+    TRAINERS[name] += ["TRAINER.MAPLE.PROMPT_DEPTH", "2", "TRAINER.PROGRAD.N_CTX", "4", "TRAINER.COCOOP.N_CTX", "4"]
 
 
 def run_one_of_two(rank, port, arguments, log):
@@ -69,7 +69,8 @@ def learned(folder):
 def assert_close(ours, expected):
     assert ours.keys() == expected.keys() and ours
     for key, value in expected.items():
-        difference = (ours[key] - value).abs().max()
+        value = value.float()
+        difference = (ours[key].float() - value).abs().max()
         assert difference <= 1e-5 * value.abs().max(), (key, difference, value.abs().max())
 
 

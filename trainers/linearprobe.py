@@ -1,8 +1,8 @@
 """Linear probe (arXiv 2103.00020, section A.3): logistic regression on the frozen image features.
 
 scikit-learn minimises the sum of the images' cross-entropies + DECAY / 2 * |weights|^2. The decay is searched for on
-the validation images: from 1e-6 to 1e6, then around the best in steps down to an eighth of a decade. Images are not
-augmented, so one epoch is enough.
+the validation images, unless they are the test's as on ImageNet: from 1e-6 to 1e6, then around the best in steps down
+to an eighth of a decade. Images are not augmented, so one epoch is enough.
 """
 
 import torch
@@ -45,7 +45,7 @@ class LinearProbe(CLIPTrainer):
     def run_epoch(self):
         """Fit the classifier."""
         train = self.encode_images(self.loader_of(self.dm.dataset.train_x))
-        classifier = fit(*train, self.node.DECAY) if self.val_loader is None else self.search(*train)
+        classifier = self.search(*train) if self.validates else fit(*train, self.node.DECAY)
         weight, bias = torch.tensor(classifier.coef_), torch.tensor(classifier.intercept_)
         if len(weight) == 1:  # for two classes scikit-learn has one row: the second against the first
             weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2

@@ -39,7 +39,7 @@ class MaPLe(CLIPTrainer):
 
     def make_model(self, clip, names):
         node = self.node
-        for tower in (clip.visual, clip):
-            check_depth(tower, node.PROMPT_DEPTH, "TRAINER.MAPLE.PROMPT_DEPTH")
+        deeper = max(clip.visual, clip, key=lambda tower: len(tower.transformer.resblocks))
+        check_depth(deeper, node.PROMPT_DEPTH, "TRAINER.MAPLE.PROMPT_DEPTH")
         prompts = first_context(clip, names, node.N_CTX, node.CTX_INIT)
         return DeepPromptedCLIP(clip, CoupledPrompts(clip, prompts, node.PROMPT_DEPTH))

@@ -15,8 +15,7 @@ from torch import nn
 from dassl.engine import TRAINER_REGISTRY
 from dassl.optim import build_lr_scheduler, build_optimizer
 from sotglp.deep import random_prompts
-from sotglp.prompts import Prompts, context_from_text, start_contexts
-from sotglp.toolbox.trainer import CLIPTrainer
+from sotglp.prompts import Prompts, start_contexts, tokenizer
 from trainers.plot import TransportCLIP, TransportTrainer
 
 # Words of the four text prompts, by data set.
@@ -74,7 +73,7 @@ class PromptPairs(nn.Module):
     def __init__(self, text, vision):
         super().__init__()
         self.text, self.vision = nn.ModuleList(text), vision
-        self.register_buffer("joint", torch.tensor(True))
+        self.register_buffer("joint", torch.tensor(False))
 
     def encode(self, clip):
         """Return text features (C, N, D), before normalisation."""
@@ -127,14 +126,13 @@ class PLOTPP(TransportTrainer):
         if not self.node.CTX_INIT:
             contexts = start_contexts(clip, self.node.N, self.node.N_CTX)
             return [Prompts(clip, names, context[None], "{}.") for context in contexts]
-        words = self.words()
+        words, prompts = self.words(), []
         length = len(words[0].split())
-        end = clip.token_embedding.weight[[-1] * length]  # of the EOT, CLIP's last token
-        contexts = [torch.cat([context_from_text(clip, text), end])[:length] for text in words]
-        return [
-            Prompts(clip, names, context[None], f"{text} {{}}.", replaced=length)
-            for text, context in zip(words, contexts, strict=True)
-        ]
+        for text in words:
+            ids = [*tokenizer().encode(text), tokenizer().eot_token_id, *[0] * length][:length]
+            context = clip.token_embedding.weight[ids]
+            prompts.append(Prompts(clip, names, context[None], f"{text} {{}}.", replaced=length))
+        return prompts
 
     def words(self):
         """Return the words of the N prompts: the data set's, or else Caltech101's, again from the first if N > 4."""
@@ -158,9 +156,9 @@ class PLOTPP(TransportTrainer):
 
     def choose_stage(self, epoch):
         """Train the vision prompts alone in the first half of the epochs, then all prompts with a new optimizer."""
-        joint, learned = epoch >= self.max_epoch // 2, self.model.learned
-        if joint and not learned.joint:
+        learned = self.model.learned
+        if epoch >= self.max_epoch // 2 and not learned.joint:
+            learned.joint.fill_(True)
             self.optim = self._optims["prompt_learner"] = build_optimizer(learned, self.cfg.OPTIM)
             self.sched = self._scheds["prompt_learner"] = self.build_schedule()
-        learned.joint.fill_(joint)
-        learned.text.requires_grad_(joint)
+        learned.text.requires_grad_(bool(learned.joint))

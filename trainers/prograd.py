@@ -54,8 +54,8 @@ class ProGrad(CLIPTrainer):
 
     def losses(self, match, targets, text):
         t = self.node.T
-        log_p, q = (self.scores(match) / t).log_softmax(dim=1), (self.model.logit_scale * match.anchor / t).softmax(dim=1)
-        return {**super().losses(match, targets, text), "kl": t**2 * F.cross_entropy(log_p, q)}
+        zero_shot = (self.model.logit_scale * match.anchor / t).softmax(dim=1)
+        return {**super().losses(match, targets, text), "kl": t**2 * F.cross_entropy(self.scores(match) / t, zero_shot)}
 
     def step(self, losses):
         self.detect_anomaly(sum(losses.values()), losses)

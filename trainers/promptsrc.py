@@ -1,8 +1,8 @@
 """PromptSRC (arXiv 2307.06948): prompts in both towers, held near zero-shot CLIP and averaged over the epochs.
 
-loss = CE + TEXT_LOSS_WEIGHT |t - t0| + IMAGE_LOSS_WEIGHT |f - f0| + KL(zero-shot | learned), with text features t, image
-features f and those of zero-shot CLIP, t0 and f0; |.| is the mean absolute value. The trained prompts are the mean of
-those after each epoch, the last one too, weighted by a normal density over the epochs. "aggregate" holds it.
+loss = CE + TEXT_LOSS_WEIGHT |t - t0| + IMAGE_LOSS_WEIGHT |f - f0| + KL(zero-shot | learned), with text features t,
+image features f and those of zero-shot CLIP, t0 and f0; |.| is the mean absolute value. The trained prompts are the
+mean of those after each epoch, the last one too, weighted by a normal density over the epochs. "aggregate" holds it.
 
 As in the authors' code, KL is a sum over images and classes, divided by the number of logits, and t0 is the mean over
 sixty templates of features that are not normalised yet.
@@ -120,7 +120,7 @@ class PromptSRC(CLIPTrainer):
             **super().losses(match, targets, text),
             "text": self.node.TEXT_LOSS_WEIGHT * F.l1_loss(text[:, 0].float(), anchor),
             "image": self.node.IMAGE_LOSS_WEIGHT * F.l1_loss(match.image.float(), match.zero_shot.float()),
-            "kl": F.kl_div(log_p, log_q, log_target=True, reduction="mean"),
+            "kl": F.kl_div(log_p, log_q, log_target=True, reduction="sum") / log_p.numel(),
         }
 
     def after_epoch(self):

@@ -52,7 +52,7 @@ class TCP(CLIPTrainer):
 
     NODE = "TCP"
     DEFAULTS = dict(
-        N_CTX=4,  # context tokens, unless CTX_INIT gives the words
+        N_CTX=4,  # context tokens, at least four, unless CTX_INIT gives the words
         CTX_INIT="",  # words that the context starts from; random if empty
         BLOCK=8,  # of the text tower, from 0; class-aware tokens take the context's places before it
         W=8.0,  # weight of the distance to the text features of the hand-written prompts
@@ -63,7 +63,7 @@ class TCP(CLIPTrainer):
         "DescribableTextures": "a photo of a {}, a type of texture.",
         "Food101": "a photo of a {}, a type of food.",
     }
-    RANGES = {"N_CTX": "[1, inf)", "BLOCK": "[0, inf)", "W": "[0, inf)"}
+    RANGES = {"N_CTX": f"[{CLASS_TOKENS}, inf)", "BLOCK": "[0, inf)", "W": "[0, inf)"}
 
     def make_model(self, clip, names):
         blocks = len(clip.transformer.resblocks)

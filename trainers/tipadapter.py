@@ -103,7 +103,10 @@ class CachedCLIP(PromptedCLIP):
 
 
 class CacheTrainer(CLIPTrainer):
-    """The base of both variants. After the last epoch it searches alpha and beta on the validation images, if any."""
+    """The base of both variants. After the last epoch it searches alpha and beta on the validation images, if any.
+
+    They must be others than the test's, unlike ImageNet's.
+    """
 
     CACHE = Cache
     class_specific = True
@@ -144,7 +147,7 @@ class CacheTrainer(CLIPTrainer):
 
     def after_epoch(self):
         """After the last epoch also search alpha and beta."""
-        if self.epoch + 1 == self.max_epoch and self.val_loader is not None:
+        if self.epoch + 1 == self.max_epoch and self.validates:
             self.search()
         super().after_epoch()
 
@@ -208,7 +211,7 @@ class TipAdapterF(CacheTrainer):
 
     def after_epoch(self):
         """Also keep the keys of the best epoch on the validation images, and take them after the last."""
-        if self.val_loader is not None:
+        if self.validates:
             self.keep_best()
         super().after_epoch()
 

@@ -39,11 +39,25 @@ class RecordedDropout(nn.Module):
 
 
 class CLIPLoRA(Published):
-    """Low-rank matrices beside the attention. ``rate0`` holds the authors' gradient without dropout, which lacks a part."""
+    """Low-rank matrices beside the attention.
+
+    rate0/ holds the authors' run with dropout 0, whose gradient lacks a part: it is not compared.
+    """
 
     trainer = "CLIPLoRA"
     renamed = {"r": "RANK", "alpha": "ALPHA", "dropout_rate": "DROPOUT"}
-    without_effect = ("params", "encoder", "position", "backbone", "lr", "n_iters", "shots", "weight_decay", "betas", "eta_min")
+    without_effect = (
+        "params",
+        "encoder",
+        "position",
+        "backbone",
+        "lr",
+        "n_iters",
+        "shots",
+        "weight_decay",
+        "betas",
+        "eta_min",
+    )
     inputs = (*Published.inputs, "dropout/", "rate0/")
 
     @property
@@ -60,22 +74,15 @@ class CLIPLoRA(Published):
             values["TRAINER.CLIPLORA.DROPOUT"] = 0.0
         return values
 
-    def place(self, learned, name):
-        *tower, _, _, block, _, projection, matrix = name.split(".")
-        first = 0 if tower else self.image_blocks()
-        return learned[first + int(block)][projection[0]][1 if matrix.endswith("A") else 2].weight
-
-    def image_blocks(self):
-        """Return the number of blocks of the image tower, whose maps come first."""
-        return count_children(self.file.clip(), "visual.transformer.resblocks.")
-
     def build(self, folder, **settings):
         trainer = super().build(folder, **settings)
         eot = trainer.model.ids.argmax(dim=1)
         for name, shape in self.file.meta.get("dropout_shapes", {}).items():
             masks = [self.file[f"dropout/step{step}/{name}"] for step in range(len(self.file["steps/losses"]))]
             masks = [torch.from_numpy(np.unpackbits(mask)[: np.prod(shape)].reshape(shape)) for mask in masks]
-            recorded = RecordedDropout(masks, trainer.node.DROPOUT, None if name.startswith("visual.") else eot, trainer)
+            recorded = RecordedDropout(
+                masks, trainer.node.DROPOUT, None if name.startswith("visual.") else eot, trainer
+            )
             self.map_of(trainer.model.learned, f"{name}.")[0] = recorded
         return trainer
 
@@ -113,6 +120,7 @@ class CLIPLoRA(Published):
 class TipAdapter(Published):
     """Both variants, one after the other. The authors take the best epoch of the second on the test images."""
 
+    trainer = "TipAdapter"
     parameters = {"adapter.weight": lambda learned: learned.keys}
     ways = ()
     inputs = (
@@ -194,7 +202,7 @@ class TipAdapter(Published):
         keys.copy_(torch.from_numpy(self.file["init/adapter.weight"]))
         values = self.evaluated(trainer)
         keys.zero_()  # the training sums the views
-        trainer.train()
+        self.train(trainer)
         values |= {**self.of_steps(trainer.recorded), **self.at_end(trainer)}
         with torch.no_grad():
             values["final/test_logits"] = self.logits(trainer, self.file["test/images"])

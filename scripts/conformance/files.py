@@ -1,6 +1,7 @@
 """A file of reference numbers: what the published code of a method computes on a small CLIP."""
 
 import json
+import re
 import zipfile
 from functools import cached_property
 from pathlib import Path
@@ -10,8 +11,7 @@ import numpy as np
 from dassl.config import flatten
 from dassl.utils import UserError
 
-CLIP_FILE = "sotglp_reference.npz"  # holds the CLIP of files that have none
-SHIPPED = Path(__file__).parents[2] / "tests" / "data" / CLIP_FILE
+SHIPPED = Path(__file__).parents[2] / "tests" / "data" / "sotglp_reference.npz"  # has the CLIP of files without one
 
 
 class ReferenceFile:
@@ -23,6 +23,7 @@ class ReferenceFile:
     Attributes:
         arrays: {name: array}.
         meta: dict.
+        method: its name, up to a blank; SOT-GLP's file names none.
 
     Raises:
         UserError: the file is missing, damaged, or no file of reference numbers.
@@ -34,7 +35,8 @@ class ReferenceFile:
             with np.load(path, allow_pickle=False) as archive:
                 self.arrays = dict(archive)
             self.meta = json.loads(str(self.arrays.pop("meta")))
-        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            self.method = self.meta.get("method", "SOT-GLP").split(" ")[0]
+        except (OSError, KeyError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
             raise UserError(f"{path} is no file of reference numbers: {error}") from error
 
     def __getitem__(self, name):
@@ -46,11 +48,6 @@ class ReferenceFile:
     def under(self, prefix):
         """Return {name without prefix: array} of the names that start with it."""
         return {name.removeprefix(prefix): self.arrays[name] for name in self.arrays if name.startswith(prefix)}
-
-    @property
-    def method(self):
-        """Name of the method, up to a blank; SOT-GLP's first file names none."""
-        return self.meta.get("method", "SOT-GLP").split(" ")[0]
 
     @cached_property
     def settings(self):
@@ -79,10 +76,12 @@ class ReferenceFile:
         if "positional_embedding" in own:
             state = own
         else:
-            places = [self.path.parent / CLIP_FILE, self.path.parent.parent / CLIP_FILE, SHIPPED]
-            base = next((path for path in places if path.is_file()), None)
+            named = re.search(r"[\w-]+\.npz", self.meta.get("clip", ""))
+            name = named[0] if named else SHIPPED.name
+            folders = self.path.parent, self.path.parent.parent, SHIPPED.parent
+            base = next((folder / name for folder in folders if (folder / name).is_file()), None)
             if base is None:
-                raise UserError(f"{self.path} needs the CLIP of {CLIP_FILE}: put that file beside it")
+                raise UserError(f"{self.path} needs the CLIP of {name}: put that file beside it")
             with np.load(base, allow_pickle=False) as archive:
                 state = {name.removeprefix("clip/"): archive[name] for name in archive if name.startswith("clip/")}
         if "token_embedding.rows" in own:

@@ -25,7 +25,11 @@ class GlobalLocal(Published):
     def cosines(self, trainer, features, text):
         """Return the cosines (B, P, C, N) of the patches with the local prompts."""
         model = trainer.model
-        return similarities(model.to_joint(features[1], model.learned["projection"]), text[1])
+        return similarities(model.to_joint(features[1], self.projection(trainer)), text[1])
+
+    def projection(self, trainer):
+        """Return the layer on patch tokens, or None."""
+        return dict(trainer.model.learned.items()).get("projection")
 
     def class_ids(self, trainer):
         """Return the BPE ids (C, L) of the class names, as the prompts have them."""
@@ -67,8 +71,12 @@ class GalLoP(GlobalLocal):
             **{"OPTIM.NAME": theirs["optimizer"], "OPTIM.LR": theirs["lr_init"], "OPTIM.MOMENTUM": theirs["momentum"]},
             **{"OPTIM.WEIGHT_DECAY": theirs["weight_decay"], "OPTIM.MAX_EPOCH": theirs["max_epoch"]},
             **{"OPTIM.LR_SCHEDULER": "cosine", "OPTIM.WARMUP_EPOCH": theirs["warmup_epoch"]},
-            "TRAINER.GALLOP.CTX_INIT": self.file.meta["prompts"]["template used for the initial learned context"][:-3],
+            "TRAINER.GALLOP.CTX_INIT": self.words(),
         }
+
+    def words(self):
+        """Return the words that contexts start from."""
+        return self.file.meta["prompts"]["template used for the initial learned context"].partition("{}")[0].strip()
 
     def texts(self, trainer, text):
         ids = self.class_ids(trainer)
@@ -79,7 +87,7 @@ class GalLoP(GlobalLocal):
         values = {
             "global_logits": match.g,
             "local_logits": self.cosines(trainer, features, text),
-            "local_image_features": model.to_joint(features[1], model.learned["projection"]),
+            "local_image_features": model.to_joint(features[1], self.projection(trainer)),
             **self.predictions(trainer, match),
         }
         scores = trainer.ood_scores(match, self.file.settings["ood_temp_scale"])
@@ -185,4 +193,5 @@ class SOTGLP(GlobalLocal):
 def on_patches(plan, support, n_patches):
     """Return plans (B, C, P, N) on all patches, of those on a support, whose order does not count."""
     whole = plan.new_zeros(*plan.shape[:2], n_patches, plan.shape[-1])
-    return whole.scatter(2, support[..., None].expand(plan.shape), plan)
+    support = support if support.dim() == 4 else support[..., None]
+    return whole.scatter(2, support.expand(plan.shape), plan)

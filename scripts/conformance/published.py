@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from dassl.engine import TRAINER_REGISTRY
 from scripts.conformance.rows import compare
 from scripts.conformance.trainers import batch_of, build, quiet
 from sotglp.prompts import Prompts
@@ -78,8 +79,7 @@ class Published:
         return values
 
     def node(self):
-        from dassl.engine import TRAINER_REGISTRY
-
+        """Return the trainer's node of the configuration, under TRAINER."""
         return TRAINER_REGISTRY.get(self.trainer).NODE
 
     def build(self, folder, validation_batch=None, **settings):
@@ -136,8 +136,13 @@ class Published:
         with tempfile.TemporaryDirectory() as folder, quiet():
             trainer = self.build(Path(folder), **settings)
             values = self.evaluated(trainer)
-            trainer.train()
+            self.train(trainer)
             return {**values, **self.of_steps(trainer.recorded), **self.at_end(trainer)}
+
+    def train(self, trainer, stages=1):
+        """Train as many steps as the file holds, which may be fewer than its schedule is made for."""
+        trainer.max_epoch = stages * len(self.file["steps/losses"])
+        trainer.train()
 
     def evaluated(self, trainer):
         """Return {name: value} of the start, in evaluation mode and without a gradient, but for the loss."""

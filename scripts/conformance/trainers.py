@@ -34,7 +34,8 @@ class OnReference:
     def build_data_loader(self):
         names, labels = self.file.meta["class_names"], self.batch["label"].tolist()
         items = [Datum(str(i), label, classname=names[label]) for i, label in enumerate(labels)]
-        self.dm = SimpleNamespace(dataset=SimpleNamespace(classnames=names, train_x=items))
+        validation = [Datum("val", 0)] if self.validation_batch else []
+        self.dm = SimpleNamespace(dataset=SimpleNamespace(classnames=names, train_x=items, val=validation, test=[]))
         self.lab2cname, self.num_classes, self.recorded = dict(enumerate(names)), len(names), []
         self.train_loader_x, self.test_loader = Batches([self.batch]), None  # on the device once there is a model
         self.val_loader = self.validation_batch and Batches([self.validation_batch])

@@ -1,5 +1,6 @@
 """The ways to compute a file's quantities, which must all agree with it."""
 
+import math
 import os
 import socket
 import tempfile
@@ -10,13 +11,15 @@ from unittest.mock import patch
 import torch
 from torch import multiprocessing
 
-from dassl.utils import UserError
+from dassl.utils import UserError, read_json, write_json
 from dassl.utils.distributed import process_group
 from scripts.conformance.adapters import CLIPLoRA, TipAdapter
+from scripts.conformance.deep import MaPLe, PromptSRC
 from scripts.conformance.files import ReferenceFile
 from scripts.conformance.local_prompts import SOTGLP, GalLoP
-from scripts.conformance.methods import PLOT, PLOTPP, TCP, CoCoOp, CoOp, KgCoOp, LoCoOp, MaPLe, ProGrad, PromptSRC
-from scripts.conformance.rows import HALF
+from scripts.conformance.methods import TCP, CoCoOp, CoOp, KgCoOp, LoCoOp, ProGrad
+from scripts.conformance.rows import HALF, Row
+from scripts.conformance.transport import PLOT, PLOTPP
 from sotglp import matching
 
 METHODS = {
@@ -35,25 +38,29 @@ WAYS = {
 def check(file, way=None):
     """Return the Rows of a file and the names of what is not computed; none of a way that does not apply.
 
+    A file whose settings our trainer refuses has one failed Row, which says why.
+
     Raises:
         UserError: the file is of no method that we have, or lacks something.
     """
     if file.method not in METHODS:
         raise UserError(f"{file.path} is of the method {file.method}: allowed are {', '.join(METHODS)}")
     options = WAYS.get(way, {})
-    published = METHODS[file.method](file, options.get("kept", False))
-    if way and (way not in published.ways or (options.get("half") and not torch.cuda.is_available())):
-        return [], []
-    settings = {"USE_CUDA": False, **options.get("settings", {})}
-    if options.get("half"):
-        settings |= {"USE_CUDA": True, f"TRAINER.{published.node()}.PREC": "amp"}
     in_parts = patch.object(matching, "PART", options["part"]) if "part" in options else nullcontext()
     try:
+        published = METHODS[file.method](file, options.get("kept", False))
+        if way and (way not in published.ways or (options.get("half") and not torch.cuda.is_available())):
+            return [], []
+        settings = {"USE_CUDA": False, **options.get("settings", {})}
+        if options.get("half"):
+            settings |= {"USE_CUDA": True, f"TRAINER.{published.node()}.PREC": "amp"}
         with in_parts:
             values = published.compute(**settings)
         return published.compare(values, HALF if options.get("half") else 1)
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise UserError(f"{file.path} is unusable: {error}") from error
+    except KeyError as error:
+        raise UserError(f"{file.path} is unusable: it lacks {error}") from error
+    except (ArithmeticError, IndexError, RuntimeError, UserError, ValueError) as error:
+        return [Row(f"our trainer cannot do it: {error}", math.inf, math.inf, 0.0)], []
 
 
 def in_two_processes(paths):
@@ -63,7 +70,8 @@ def in_two_processes(paths):
         port = free.getsockname()[1]
         free.close()
         multiprocessing.spawn(check_in_process, (paths, port, folder), nprocs=2)
-        return torch.load(Path(folder, "rows.pt"), weights_only=False)
+        found = read_json(Path(folder, "rows.json"))
+    return {path: [Row(*row) for row in rows] for path, rows in found.items()}
 
 
 def check_in_process(rank, paths, port, folder):
@@ -73,4 +81,4 @@ def check_in_process(rank, paths, port, folder):
     with process_group():
         rows = {path: check(ReferenceFile(path))[0] for path in paths}
     if rank == 0:
-        torch.save(rows, Path(folder, "rows.pt"))
+        write_json(rows, Path(folder, "rows.json"))

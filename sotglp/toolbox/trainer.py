@@ -6,16 +6,14 @@ dimension.
 
 import math
 import operator
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial, reduce
+from functools import cached_property, partial, reduce
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from torch.utils.data import BatchSampler
 from yacs.config import CfgNode
 
 from dassl.data.data_manager import build_data_loader
@@ -24,7 +22,6 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from sotglp import parallel
 from sotglp.backbones import load_clip
 from sotglp.clip import CLIP
-from sotglp.features import EncodedImages, EncodedViews
 from sotglp.matching import Matched
 from sotglp.memory import memory_budget
 from sotglp.precision import MixedPrecision
@@ -32,11 +29,12 @@ from sotglp.prompted import PromptedCLIP
 from sotglp.prompts import Prompts, check_names, draw_prompts, encode_names, start_contexts
 from sotglp.scores import image_cosines, ood_scores
 from sotglp.templates import template_of
-from sotglp.toolbox.upstream import Trainer, ignore, plain_sampler
+from sotglp.toolbox.kept import KeptFeatures
+from sotglp.toolbox.upstream import ignore
 from sotglp.towers import ImageFeatures
 
 
-class CLIPTrainer(Trainer):
+class CLIPTrainer(KeptFeatures):
     """A frozen CLIP with something learned beside it.
 
     A method sets NODE, DEFAULTS and RANGES, and writes ``make_model``. By default it predicts from the images' cosines
@@ -129,6 +127,12 @@ class CLIPTrainer(Trainer):
         dataset = self.cfg.DATASET.NAME
         return [self.TEMPLATES.get(dataset, template_of(dataset))]
 
+    @cached_property
+    def validates(self) -> bool:
+        """Whether there are validation images to choose constants on: ImageNet's are those of the test."""
+        dataset = self.dm.dataset
+        return bool(dataset.val) and {x.impath for x in dataset.val}.isdisjoint(x.impath for x in dataset.test)
+
     def draw(self, n_images: int) -> torch.Tensor:
         """Draw the global prompts (B, kept) that count for each image, by the node's prompt dropout."""
         return draw_prompts(n_images, self.node.N_GLOBAL, self.node.PROMPT_DROPOUT, self.device)
@@ -180,64 +184,6 @@ class CLIPTrainer(Trainer):
         self.detect_anomaly(loss, losses)
         self.detect_anomaly(self.precision.backward(loss, self.optim), what="A gradient")
         self.precision.step(self.optim)
-
-    def before_train(self) -> None:
-        super().before_train()
-        if self.cfg.INPUT.get("CACHE_VIEWS"):
-            self.train_loader_x = self.encoded_views(self.cfg.INPUT.CACHE_VIEWS)
-
-    def encoded_views(self, n_views: int) -> Any:
-        """Return the training batches as features of so many views of each image, or the loader as it is."""
-        loader = self.train_loader_x
-        batches = BatchSampler(plain_sampler(loader.sampler), loader.batch_size, loader.drop_last)
-        views = self.loader_of(loader.dataset.data_source * n_views, loader.dataset.transform)
-        views.dataset.is_train = True  # images that are decoded smaller are cropped as in training
-        kept = self.keep(views, partial(EncodedViews, batches, n_views), seed=max(self.cfg.SEED, 0))
-        if kept is views:
-            print("INPUT.CACHE_VIEWS is not used: images are read and encoded at each step", file=sys.stderr)
-            return loader
-        return kept
-
-    def batches_to_evaluate(self, split: str) -> Any:
-        return self.encoded(super().batches_to_evaluate(split))
-
-    def encoded(self, loader: Any) -> Any:
-        """Return the features of a test loader's images if they can be kept, otherwise the loader."""
-        key = loader, self.model.local
-        if key not in self.kept:  # files' names hash all weights, too slow for a validation after each epoch
-            self.kept[key] = self.keep(loader, EncodedImages)
-        return self.kept[key]
-
-    def keep(self, loader: Any, kind: Any, **arguments: Any) -> Any:
-        """Return the features of a loader's images, kept in INPUT.FEATURE_CACHE, or the loader.
-
-        Features are not kept if they change in training, if DATALOADER.ON_ERROR is "skip", which may leave images out,
-        or if there is no room.
-
-        Args:
-            loader: of images.
-            kind: makes EncodedImages.
-            arguments: further ones of ``kind``.
-        """
-        cfg, folder = self.cfg, self.cfg.INPUT.get("FEATURE_CACHE")  # other toolboxes have no such key
-        if not folder or not self.model.frozen_images or cfg.DATALOADER.ON_ERROR == "skip":
-            return loader
-        try:
-            with self.precision.autocast():
-                return kind(loader, self.model, folder, self.precision.enabled, cfg.INPUT.FEATURE_STREAMS, **arguments)
-        except OSError as error:
-            print(f"features are not kept in {folder}: {error}", file=sys.stderr)
-            return loader
-
-    def parse_batch_train(self, batch: Mapping[str, Any]) -> Any:
-        return self.parse_batch_test(batch) if "features" in batch else super().parse_batch_train(batch)
-
-    def parse_batch_test(self, batch: Mapping[str, Any]) -> Any:
-        """Return a batch's images, or their features, and its labels, on the device."""
-        if "features" not in batch:
-            return super().parse_batch_test(batch)
-        features = (None if part is None else part.to(self.device).float() for part in batch["features"])
-        return tuple(features), batch["label"].to(self.device)
 
     def match(self, input: torch.Tensor | ImageFeatures) -> Matched:
         """Match images, or their features, with ``self.text``."""

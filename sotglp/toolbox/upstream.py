@@ -28,9 +28,6 @@ class Hooks:
     def batches_to_evaluate(self, split: str) -> Any:
         return self.val_loader if split == "val" else self.test_loader
 
-    def prograd_backward_and_update(self, *arguments: Any) -> None:
-        raise NotImplementedError("ProGrad needs our toolbox, or the one in ProGrad's repository")
-
 
 class UpstreamTrainer(TrainerX, Hooks):
     """Upstream's TrainerX as the trainers use ours."""

@@ -10,7 +10,7 @@ import ot
 import pytest
 import torch
 
-from sotglp.transport import transport_plan
+from sotglp.transport import stopped_sinkhorn, transport_plan
 
 
 def cosines(*shape, seed=0, spread=0.1):
@@ -38,6 +38,36 @@ def test_equals_pot(eps):
         a, b = torch.full((10,), 0.1, dtype=torch.float64), torch.full((4,), 0.25, dtype=torch.float64)
         reference = ot.sinkhorn(a, b, 1 - similarity, eps, method="sinkhorn_log", numItermax=20000, stopThr=1e-9)
         torch.testing.assert_close(plan.double(), reference, rtol=0, atol=2e-4 * reference.max().item())
+
+
+@pytest.mark.parametrize("eps", [0.05, 0.1, 1.0])
+def test_unstopped_steps_reach_pots_plans(eps):
+    s = cosines(6, 10, 4)
+    plans, steps = stopped_sinkhorn(s, eps, threshold=0.0, max_iter=300)
+    assert steps == 300 and not plans.requires_grad
+    for similarity, plan in zip(s.double().numpy(), plans, strict=True):
+        reference = ot.sinkhorn([1 / 10] * 10, [1 / 4] * 4, 1 - similarity, eps, method="sinkhorn_log", stopThr=1e-12)
+        torch.testing.assert_close(plan.double(), torch.tensor(reference), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("threshold, max_iter", [(10.0, 100), (1.0, 100), (1e-2, 100), (1e-2, 3)])
+def test_steps_stop_where_the_row_scalings_of_all_problems_hardly_change(threshold, max_iter):
+    similar = [cosines(5, 3, spread=spread).double() for spread in (0.02, 0.3)]
+    plans, steps = stopped_sinkhorn(torch.stack(similar), 0.1, threshold, max_iter)
+    kernels = [[[math.exp((x - 1) / 0.1) for x in row] for row in s.tolist()] for s in similar]
+    u, v = [[1.0] * 5 for _ in similar], [[1.0] * 3 for _ in similar]
+    taken, change = 0, math.inf
+    while change >= threshold and taken < max_iter:
+        taken, change = taken + 1, 0.0
+        for problem, k in enumerate(kernels):
+            new = [1 / 5 / sum(k[i][j] * v[problem][j] for j in range(3)) for i in range(5)]
+            change += sum(abs(a - b) for a, b in zip(new, u[problem], strict=True)) / 10  # rows of all problems
+            u[problem] = new
+            v[problem] = [1 / 3 / sum(k[i][j] * new[i] for i in range(5)) for j in range(3)]
+    assert steps == taken
+    for problem, k in enumerate(kernels):
+        slow = [[u[problem][i] * k[i][j] * v[problem][j] for j in range(3)] for i in range(5)]
+        torch.testing.assert_close(plans[problem], torch.tensor(slow), rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.filterwarnings("error")

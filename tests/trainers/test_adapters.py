@@ -20,7 +20,8 @@ from loops import (
 
 from dassl.utils import read_image
 from sotglp import load_clip
-from trainers import linearprobe, tipadapter
+from sotglp.toolbox.trainer import CLIPTrainer
+from trainers import linearprobe
 
 pytest_plugins = ["loops"]
 
@@ -39,7 +40,7 @@ def features_of(trainer, items):
 def test_tip_adapter(build, name):
     trainer, images = build(name, ALPHA=1.5, BETA=3.0)
     clip, keys = trainer.model.clip, trainer.model.learned.keys
-    scores = clip.logit_scale.exp() * cosines(clip, images, hand_written(trainer))
+    scores = 100 * cosines(clip, images, hand_written(trainer))
     for b, image in enumerate(images):
         feature = normalise(image_tokens(clip, image)[0] @ clip.visual.proj)
         for key, item in zip(keys, trainer.dm.dataset.train_x, strict=True):
@@ -60,34 +61,72 @@ def test_the_cache_of_tip_adapter_holds_the_training_images(build):
     close(trainer.model.learned.keys, 2 * features_of(trainer, trainer.dm.dataset.train_x)[0])
 
 
+def hits_of(trainer, images, labels, keys, alpha, beta):
+    """How many image features (n, D) Tip-Adapter classifies right with keys that are used as they are."""
+    text, count = torch.stack(hand_written(trainer)), 0
+    for image, label in zip(images, labels, strict=True):
+        scores = 100 * text @ normalise(image)
+        for key, item in zip(keys, trainer.dm.dataset.train_x, strict=True):
+            scores[item.label] += alpha * math.exp(-beta * (1 - normalise(image) @ key))
+        count += (scores.argmax() == label).item()
+    return count
+
+
 @torch.no_grad()
-def test_tip_adapter_finds_the_best_of_the_grid(build, monkeypatch):
-    monkeypatch.setattr(tipadapter, "STEPS", {"beta": 5, "alpha": 4})
-    trainer, _ = build("TipAdapter", ALPHA=0.0)
-    cache, scale = trainer.model.learned, trainer.model.logit_scale
-    images, labels, text = torch.randn(40, 64), torch.arange(40) % 4, torch.stack(hand_written(trainer))
+def test_tip_adapter_takes_the_first_best_of_the_grid(build, monkeypatch):
+    trainer, _ = build("TipAdapter", ALPHA=0.0, SEARCH_SCALE=[7.0, 30.0], SEARCH_STEP=[5, 4])
+    cache = trainer.model.learned
     cache.keys.copy_(torch.randn_like(cache.keys))
+    images, labels = torch.randn(40, 64), torch.arange(40) % 4
     monkeypatch.setattr(trainer, "encode_images", lambda batches: (images, labels))
+    betas, alphas = [0.1 + 6.9 / 5 * i for i in range(5)], [0.1 + 29.9 / 4 * i for i in range(4)]  # ends left out
+    keys = [normalise(key) for key in cache.keys]
+    hits = [[hits_of(trainer, images, labels, keys, alpha, beta) for alpha in alphas] for beta in betas]
+    assert trainer.search().tolist() == hits
+    best = max(map(max, hits))
+    assert best > min(map(min, hits))
+    first = next((alphas[j], betas[i]) for i, row in enumerate(hits) for j, count in enumerate(row) if count == best)
+    close([cache.alpha.item(), cache.beta.item()], first)
 
-    def hits(alpha, beta):
-        count = 0
-        for image, label in zip(images, labels, strict=True):
-            scores = scale * text @ normalise(image)
-            for key, item in zip(cache.keys, trainer.dm.dataset.train_x, strict=True):
-                scores[item.label] += alpha * math.exp(-beta * (1 - normalise(image) @ normalise(key)))
-            count += (scores.argmax() == label).item()
-        return count
 
-    alphas, betas = torch.linspace(0.1, 3, 4).tolist(), torch.linspace(0.1, 7, 5).tolist()
-    by_pair = {(alpha, beta): hits(alpha, beta) for alpha in alphas for beta in betas}
-    trainer.search()
-    best = max(by_pair.values())
-    assert hits(cache.alpha.item(), cache.beta.item()) == best > min(by_pair.values())
+@torch.no_grad()
+def test_tip_adapter_f_ends_with_the_keys_of_its_best_epoch_on_validation(build, monkeypatch):
+    trainer, _ = build("TipAdapterF", ALPHA=30.0, BETA=2.0)
+    monkeypatch.setattr(CLIPTrainer, "after_epoch", lambda trainer: None)
+    (images, labels), cache = features_of(trainer, trainer.dm.dataset.val), trainer.model.learned
+    epochs = [F.normalize(torch.randn_like(cache.keys), dim=-1) for _ in range(4)]
+    hits = [hits_of(trainer, images, labels, keys, 30.0, 2.0) for keys in epochs]
+    best = hits.index(max(hits))
+    order = [*range(best), *range(best + 1, 4)]
+    order.insert(1, best)  # neither the first epoch nor the last
+    trainer.max_epoch = 4
+    for trainer.epoch, number in enumerate(order):
+        cache.keys.copy_(epochs[number])
+        trainer.after_epoch()
+    assert torch.equal(cache.keys, epochs[best]) and cache.best_hits == max(hits) > min(hits)
+
+
+@pytest.mark.parametrize("name", ["TipAdapterF", "LinearProbe"])
+def test_nothing_is_chosen_on_validation_images_that_are_the_tests(build, monkeypatch, name):
+    """As on ImageNet."""
+
+    def look(loader):
+        raise AssertionError("it looks at them")
+
+    trainer, _ = build(name)
+    monkeypatch.setattr(trainer.dm.dataset, "_val", trainer.dm.dataset.test)
+    assert not trainer.validates
+    monkeypatch.setattr(trainer, "encoded", look)
+    monkeypatch.setattr(CLIPTrainer, "after_epoch", lambda trainer: None)
+    trainer.max_epoch = 1
+    if name == "LinearProbe":
+        trainer.run_epoch()
+    trainer.after_epoch()
 
 
 def test_linear_probe_is_the_minimum_of_its_loss(build):
     trainer, images = build("LinearProbe", DECAY=2.0)
-    trainer.val_loader = None
+    trainer.validates = False
     trainer.run_epoch()
     layer = trainer.model.learned
     features, labels = features_of(trainer, trainer.dm.dataset.train_x)
@@ -117,9 +156,9 @@ def test_cliplora(build, weights):
     for block, maps in zip(blocks, trainer.model.learned, strict=True):
         for part, name in enumerate("qkv"):
             rows = slice(64 * part, 64 * (part + 1))
-            block.attn.in_proj_weight[rows] += 2.0 / 3 * maps[name][2].weight @ maps[name][1].weight
+            block.attn.in_proj_weight[rows] += 2.0 / math.sqrt(3) * maps[name][2].weight @ maps[name][1].weight
     text = texts(clip, [clip.token_embedding.weight[:0]] * 4, [f"a photo of a {name}." for name in names_of(trainer)])
-    scores = clip.logit_scale.exp() * cosines(clip, images, text)
+    scores = 100 * cosines(clip, images, text)
     dropped = [computed(trainer, images)[1], trainer.scores(trainer.model(images))]
     assert not torch.allclose(*dropped)
     trainer.set_model_mode("eval")
@@ -137,7 +176,7 @@ def test_cliplora_starts_as_zero_shot_clip_and_trains_nothing_of_it(build, weigh
     match = trainer.model(images, text)
     clip = load_clip(weights)
     words = texts(clip, [clip.token_embedding.weight[:0]] * 4, [f"a photo of a {name}." for name in names_of(trainer)])
-    close(trainer.scores(match).detach(), clip.logit_scale.exp() * cosines(clip, images, words))
+    close(trainer.scores(match).detach(), 100 * cosines(clip, images, words))
     sum(trainer.losses(match, TARGETS, text).values()).backward()
     learned = {id(parameter) for parameter in trainer.model.learned.parameters()}
     moved = {id(parameter) for parameter in trainer.model.parameters() if parameter.grad is not None}

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from dassl.config import get_cfg_default, merge_pairs
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import load_checkpoint, set_random_seed
+from sotglp import clip as clip_module
 from sotglp import load_clip
 from sotglp.clip import CLIP, PIXEL_MEAN, PIXEL_STD
 from train import main
@@ -21,7 +22,7 @@ from train import main
 IMAGE_WIDTH, TEXT_WIDTH, LAYERS, HEAD = 192, 128, 2, 64
 TARGETS = torch.tensor([0, 1, 2, 3, 1])
 SETTINGS = {"RANK": 3, "ALPHA": 2.0, "DROPOUT": 0.5}
-SCALE = SETTINGS["ALPHA"] / SETTINGS["RANK"]
+SCALE = SETTINGS["ALPHA"] / math.sqrt(SETTINGS["RANK"])
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def normalise(x):
 
 
 def project(weight, bias, low_rank, token):
-    """W x + b + (alpha / r) B A x of one token (W,)."""
+    """W x + b + (alpha / sqrt(r)) B A x of one token (W,)."""
     down, up = matrices(low_rank)
     return weight @ token + bias + SCALE * (up @ (down @ token))
 
@@ -124,25 +125,25 @@ def text_feature(clip, learned, prompt):
     return normalise(clip.ln_final(x[-1]) @ clip.text_projection)
 
 
-def close(ours, slow):
-    torch.testing.assert_close(ours, slow, rtol=1e-5, atol=1e-5)
+def close(ours, slow, tolerance=1e-5):
+    torch.testing.assert_close(ours, slow, rtol=tolerance, atol=tolerance)
 
 
 def test_loss_scores_and_gradients_are_those_of_the_formula(moved, images, weights):
     clip, learned = load_clip(weights), moved.model.learned
     text = [text_feature(clip, learned, prompt) for prompt in prompts_of(moved)]
     features = [image_feature(clip, learned, image) for image in images]
-    scores = clip.logit_scale.exp() * torch.stack([torch.stack([f @ t for t in text]) for f in features])
+    scores = 100 * torch.stack([torch.stack([f @ t for t in text]) for f in features])
     loss = -sum(row[target] - row.exp().sum().log() for row, target in zip(scores, TARGETS, strict=True)) / len(TARGETS)
 
     text = moved.model.encode_text()
     match = moved.model(images, text)
     (ours,) = moved.losses(match, TARGETS, text).values()
-    close(moved.scores(match), scores)
+    close(moved.scores(match) / 100, scores / 100)
     close(ours, loss)
     gradients = [torch.autograd.grad(value, list(learned.parameters())) for value in (ours, loss)]
     assert all(gradient.abs().max() > 1e-3 for gradient in gradients[1])
-    close(*gradients)
+    close(*gradients, tolerance=1e-4)
 
 
 @torch.no_grad()
@@ -151,7 +152,7 @@ def test_it_starts_as_zero_shot_clip(build, images, weights):
     trainer.set_model_mode("train")
     assert torch.equal(trainer.model.features(images)[0] @ clip.visual.proj, clip.encode_image(images))
     words = F.normalize(clip.encode_text(open_clip.tokenize(prompts_of(trainer))), dim=-1)
-    assert torch.equal(trainer.model.encode_text(), words[:, None])
+    close(trainer.model.encode_text()[:, 0], words)
     for maps, width in zip(trainer.model.learned, [IMAGE_WIDTH] * LAYERS + [TEXT_WIDTH] * LAYERS, strict=True):
         for low_rank in maps.values():
             down, up = matrices(low_rank)
@@ -191,6 +192,52 @@ def test_dropout_is_of_the_product_s_input_and_in_training_only(moved, images):
         assert torch.equal(feature(), feature())
 
 
+@torch.no_grad()
+def test_each_text_drops_channels_of_its_own(moved):
+    """A test encodes several texts in a row, to the same features."""
+    model, ids = moved.model, moved.model.ids
+    close(model.clip.encode_text(ids, apart=True), model.clip.encode_text(ids))
+    model.ids = ids[[0, 0]]
+    for training in (True, False):
+        moved.set_model_mode("train" if training else "eval")
+        first, second = model.encode_text()
+        assert torch.allclose(first, second) != training
+    shapes, longest = [], int(ids.argmax(dim=1)[0]) + 1
+    model.learned[LAYERS]["k"][0].register_forward_hook(lambda _, inputs, output: shapes.append(output.shape))
+    moved.set_model_mode("train")
+    model.encode_text()
+    assert shapes == [(2, longest, TEXT_WIDTH)]
+
+
+def test_a_memory_budget_leaves_the_gradient_of_dropped_channels(moved, monkeypatch):
+    """Each text is encoded again for the backward pass, and must drop the same channels as before."""
+    moved.set_model_mode("train")
+    moved.model.clip.memory_budget = 1  # byte: a part for each text
+    weights, parts = torch.randn(4, 1, 32), []
+
+    def gradients():
+        set_random_seed(5)
+        text = moved.model.encode_text()
+        torch.rand(1)  # the random state has gone on
+        return torch.autograd.grad((text * weights).sum(), list(moved.model.learned[LAYERS:].parameters()))
+
+    ours = gradients()
+    monkeypatch.setattr(clip_module, "checkpoint", lambda run, *rows, **options: parts.append(rows) or run(*rows))
+    close(ours, gradients())
+    assert len(parts) == 4 and all(gradient.any() for gradient in ours)
+
+
+def test_the_learning_rate_falls_to_1e_6_in_a_cosine_over_all_steps(build):
+    trainer, rates = build({"DATALOADER.TRAIN_X.BATCH_SIZE": 4}), []
+    step = trainer.forward_backward
+    trainer.forward_backward = lambda batch: rates.append(trainer.get_current_lr()) or step(batch)
+    trainer.train()
+    n, largest = len(rates), trainer.cfg.OPTIM.LR
+    assert n == 2 * 3
+    expected = [1e-6 + (largest - 1e-6) * (1 + math.cos(math.pi * step / n)) / 2 for step in range(n)]
+    assert rates == pytest.approx(expected) and trainer.get_current_lr() == pytest.approx(1e-6)
+
+
 def test_steps_move_the_low_rank_matrices_and_nothing_of_clip(build, weights):
     trainer = build()
     assert not trainer.model.frozen_images
@@ -203,6 +250,8 @@ def test_steps_move_the_low_rank_matrices_and_nothing_of_clip(build, weights):
     frozen = dict(trainer.model.named_parameters())
     frozen = {key: value for key, value in frozen.items() if all(value is not parameter for parameter in learned)}
     plain = load_clip(weights).state_dict()
+    assert not torch.equal(plain["logit_scale"], frozen["clip.logit_scale"])
+    plain["logit_scale"] = torch.tensor(math.log(100))  # whatever CLIP's is
     assert len(frozen) == len(plain)
     for key, value in frozen.items():
         assert value.grad is None and not value.requires_grad

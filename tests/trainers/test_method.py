@@ -144,6 +144,14 @@ def test_prompt_dropout_keeps_its_share(n_prompts, p, kept):
     assert drawn.unique().tolist() == list(range(n_prompts))
 
 
+def test_prompts_are_drawn_with_replacement():
+    torch.manual_seed(0)
+    first, second = draw_prompts(8000, 8, 0.75).T
+    for prompt in range(8):
+        assert (first == prompt).float().mean().item() == pytest.approx(1 / 8, abs=0.02)
+    assert (first == second).float().mean().item() == pytest.approx(1 / 8, abs=0.02)
+
+
 def test_prediction_averages_the_branches(match):
     prediction = predict(match, 10.0)
     logits = (match.g.mean(dim=-1) + match.l) / 2

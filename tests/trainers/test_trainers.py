@@ -74,7 +74,7 @@ def test_sotglp_from_training_to_evaluation(train, tmp_path):
 
 
 BASELINES = (
-    *("CoCoOp", "KgCoOp", "ProGrad", "PLOT", "LoCoOp", "GalLoP"),
+    *("CoCoOp", "KgCoOp", "ProGrad", "PLOT", "PLOTPP", "LoCoOp", "GalLoP"),
     *("TipAdapter", "TipAdapterF", "LinearProbe", "CLIPLoRA", "MaPLe", "PromptSRC", "TCP"),
 )
 
