@@ -108,6 +108,14 @@ do  # --not-a-flag
     --config-file configs/${CFG}.yaml TRAINER.MINE.N_CTX '"a photo"' TRAINER.${NAME}.X 1 \
     DATASET.NAME PACS TRAINER.MINE.WORDS 4 LOSS.GM False && tool --append A.B
 done
+SET=#1
+  CUDA_VISIBLE_DEVICES=0 python3 train.py \
+    --gpu cuda:0\
+    FIRST_STAGE output/model.pth.tar-1 LOSS.TABLE ${SET}"&"${SEED} \
+    LOSS.PATH ${DIR}\
+    DATASET.NUM_SHOTS 4 \
+
+TRAIN.NONE 1
 python parse.py --own-flag TRAIN.NOTHING 1
 ls --color
 """
@@ -130,13 +138,16 @@ trainers/mine.py:36: there is no config key TRAINER.FIXMATCH
 configs/mine.yaml:8: there is no config key TEST.PRINT_HEADER
 configs/mine.yaml:12: there is no config key TRAINER.OTHER
 scripts/mine.sh:8: there is no config key TRAINER.MINE.WORDS
-scripts/mine.sh:10: there is no config key TRAIN.NOTHING
+scripts/mine.sh:18: there is no config key TRAIN.NOTHING
 train.py:21: there is no config key DATALOADER.WORKERS
 configs/mine.yaml:7: there is no transform randaugment2
 configs/mine.yaml:8: there is no evaluator OwnResult
 scripts/mine.sh:8: there is no data set PACS
 train.py:29: train.py here has no flag --topk, the repository's own has (and at 1 other place)
 scripts/mine.sh:6: train.py here has no flag --speed, nor has the repository's own
+scripts/mine.sh:12: train.py here has no flag --gpu, nor has the repository's own
+scripts/mine.sh:13: there is no config key LOSS.TABLE
+scripts/mine.sh:14: there is no config key LOSS.PATH
 """
 
 

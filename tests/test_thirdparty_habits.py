@@ -1,8 +1,8 @@
 """A repository with many habits of the family at once runs unmodified: `tests/thirdparty/habits`.
 
 Its CLIP is its own and in half precision. It registers three models, has an evaluator, a data manager with one more
-loader and worker processes, adds keys in `extend_cfg`, merges quoted values, keeps the best model on validation images,
-and trains and tests on halves of the classes.
+loader and worker processes, adds keys in all nodes and in none, merges quoted values, keeps the best model on
+validation images, and trains and tests on halves of the classes.
 """
 
 import os
@@ -79,7 +79,8 @@ def results(log):
 
 def test_it_trains_on_one_half_of_the_classes_and_tests_on_the_other(run, tmp_path):
     log = run("base2new_train", "base", tmp_path)
-    assert "CTX_INIT: a photo of a\n" in log and "WARMUP_CONS_LR: 0.001\n" in log and "SIZE: (32, 32)\n" in log
+    for value in ("CTX_INIT: a photo of a", "WARMUP_CONS_LR: 0.001", "SIZE: (32, 32)", "TABLE: base&1", "MODAL: base"):
+        assert f" {value}" in log
     assert "Deploy the model with the best val performance" in log and "* Using custom transform for training" in log
     assert re.search(r"# classes +2\n.*# train_x +8\n.*# val +8\n.*# test +12\n", log, re.S)
     for name in MODELS:
@@ -88,10 +89,13 @@ def test_it_trains_on_one_half_of_the_classes_and_tests_on_the_other(run, tmp_pa
     weights = load_checkpoint(str(tmp_path / "adapter" / "model.pth.tar-3"))["state_dict"]
     assert weights["fc.1.weight"].dtype == torch.float16 and weights["fc.1.weight"].any()
 
+    # the trained model meets other classes by --eval-only, or by the training command in the same folder
     new = run("base2new_test", "new", tmp_path)
     assert re.search(r"# classes +2\n", new) and "Loading weights to clip from " in new and results(new)[1] == 100
     best = run("base2new_test", "base", tmp_path, "MODEL.INIT_WEIGHTS", "", "TEST.SPLIT", "val")
     assert "Evaluate on the *val* set" in best and results(best)[0] > 50
+    again = run("base2new_train", "new", tmp_path)
+    assert "3 epochs finished" in again and "epoch [" not in again and results(again)[1] == 100
 
 
 @pytest.mark.parametrize("moment", MOMENTS)

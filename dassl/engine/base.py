@@ -20,7 +20,8 @@ class TrainerBase(CheckpointMethods, ForkMethods, ScalarMethods):
 
     Attributes:
         parallel: Whether several processes can train as one.
-        class_specific: Whether the weights belong to certain classes and are useless for others.
+        class_specific: Whether the weights belong to certain classes and are useless for others; None if the trainer
+            does not say so, as those of other repositories.
         scaler: A torch GradScaler if the trainer uses one, else None.
         best_result: The best result on validation so far.
         results: Numbers of the trainer that join the evaluator's in results.json.
@@ -30,7 +31,7 @@ class TrainerBase(CheckpointMethods, ForkMethods, ScalarMethods):
     """
 
     parallel = False
-    class_specific = True
+    class_specific = None
 
     def __init__(self):
         self._models = OrderedDict()

@@ -2,6 +2,7 @@
 
 import os.path as osp
 import time
+import warnings
 from pathlib import Path
 
 from dassl.utils import (
@@ -24,27 +25,32 @@ class CheckpointMethods:
     def check_origin(self, checkpoint, fpath):
         """Check that a checkpoint belongs to this trainer.
 
+        If the trainer does not say whether its weights are `class_specific`, those of another origin are taken with a
+        warning, as scripts of other repositories do: they test on new classes, or load what another trainer learned.
+
         Args:
             checkpoint: Content of the checkpoint.
             fpath: Its path, for the error message.
 
         Raises:
-            UserError: It is no checkpoint of a trainer, or its `made_with` is another one.
+            UserError: It is no checkpoint of a trainer, or is of another origin.
         """
         if missing := {"state_dict", "epoch"} - set(checkpoint):
             raise UserError(f"{fpath} is no checkpoint of a trainer: it has no {' and no '.join(sorted(missing))}")
         made = checkpoint.get("made_with", {})  # upstream Dassl's have none
         for key, ours in self.made_with().items():
             theirs = made.get(key, ours)
-            if theirs == ours or (key == "classnames" and not self.class_specific):
+            if theirs == ours or (key == "classnames" and self.class_specific is False):
                 continue
+            difference = f"with {key} {theirs or 'none'}, but this run has {ours or 'none'}"
             if key == "classnames":
                 new = [f'"{name}"' for name in theirs if name not in ours][:3]
-                difference = f"among them {', '.join(new)}" if new else "in another order"
-                raise UserError(
-                    f"{fpath} was trained on {len(theirs)} classes ({difference}), but this run has {len(ours)} others"
-                )
-            raise UserError(f"{fpath} was trained with {key} {theirs or 'none'}, but this run has {ours or 'none'}")
+                which = f"among them {', '.join(new)}" if new else "in another order"
+                difference = f"on {len(theirs)} classes ({which}), but this run has {len(ours)} others"
+            message = f"{fpath} was trained {difference}"
+            if self.class_specific is not None:
+                raise UserError(message)
+            warnings.warn(f"{message}: it is loaded if it fits, be sure that it serves this run", stacklevel=2)
 
     def save_model(self, epoch, directory, is_best=False, val_result=None, model_name="", batch=None):
         """Save a checkpoint of every registered model.
@@ -156,7 +162,7 @@ class CheckpointMethods:
 
         Args:
             directory: Folder of the models' folders; "" loads nothing.
-            epoch: Number of finished epochs; None for the best on validation.
+            epoch: Number of finished epochs; None for what `epoch_to_load` chooses.
 
         Raises:
             FileNotFoundError: A checkpoint is missing; the message names the epochs that have one.
@@ -165,6 +171,8 @@ class CheckpointMethods:
         if not directory:
             print("No pretrained model is given: load_model() is skipped")
             return
+        if epoch is None:
+            epoch = self.epoch_to_load(directory)
         self.check_saved(directory, epoch)
         for name in self.get_model_names():
             fpath = osp.join(directory, name, checkpoint_name(epoch))

@@ -179,8 +179,6 @@ def test_load_model(make_cfg, capsys):
     assert torch.equal(weights(trainer), saved)
     with pytest.raises(FileNotFoundError, match=r"model.pth.tar-7; saved epochs: 2$"):
         trainer.load_model(cfg.OUTPUT_DIR, epoch=7)
-    with pytest.raises(FileNotFoundError, match="model-best.pth.tar; saved epochs: 2$"):
-        trainer.load_model(cfg.OUTPUT_DIR)
     with pytest.raises(FileNotFoundError, match="model-best.pth.tar$"):
         trainer.load_model("nowhere")
 
@@ -197,9 +195,10 @@ def test_the_epoch_to_load_is_the_best_or_else_the_only_one(make_cfg, capsys):
     save_checkpoint({"state_dict": {}, "epoch": 3}, f"{cfg.OUTPUT_DIR}/second")  # of one model only
     capsys.readouterr()
     assert trainer.epoch_to_load(cfg.OUTPUT_DIR) == 10
-    assert (
-        capsys.readouterr().out == f"{cfg.OUTPUT_DIR} has no best model on validation: its only epoch, 10, is loaded\n"
-    )
+    chosen = f"{cfg.OUTPUT_DIR} has no best model on validation: its only epoch, 10, is loaded\n"
+    assert capsys.readouterr().out == chosen
+    trainer.load_model(cfg.OUTPUT_DIR)
+    assert capsys.readouterr().out.startswith(f"{chosen}Load {cfg.OUTPUT_DIR}/linear/model.pth.tar-10 to linear")
     trainer.save_model(1, cfg.OUTPUT_DIR)
     with pytest.raises(FileNotFoundError, match="model-best.pth.tar; saved epochs: 2, 10$"):
         trainer.epoch_to_load(cfg.OUTPUT_DIR)
@@ -221,7 +220,8 @@ def test_unknown_arguments_of_forks_are_ignored_with_one_warning(make_cfg, monke
         assert torch.equal(trainer.model_inference(images, weight=1), trainer.model_inference(images))
 
 
-def test_checkpoints_of_something_else_are_refused(make_cfg):
+def test_checkpoints_of_something_else_are_refused(make_cfg, monkeypatch):
+    monkeypatch.setattr(Tiny, "class_specific", True)
     cfg = make_cfg()
     build_trainer(cfg).save_model(1, cfg.OUTPUT_DIR)
     others = {
@@ -238,6 +238,20 @@ def test_checkpoints_of_something_else_are_refused(make_cfg):
     other.model[-1] = nn.Linear(192, 3)
     with pytest.raises(UserError, match="does not fit this model"):
         other.load_model(cfg.OUTPUT_DIR, epoch=2)
+
+
+def test_a_trainer_that_does_not_say_what_it_learns_of_takes_what_fits(make_cfg):
+    """A folder of finished training serves to test new classes in a documented command of the family."""
+    half = {part: make_cfg({"DATASET.SUBSAMPLE_CLASSES": part}) for part in ("base", "new")}
+    trained, other = (build_trainer(half[part]) for part in ("base", "new"))
+    trained.train()
+    with pytest.warns(UserWarning, match=r'trained on 2 classes \(among them "red", "green"\), but this run'):
+        other.train()
+    assert other.start_epoch == other.max_epoch and torch.equal(weights(other), weights(trained))
+    with pytest.warns(UserWarning, match=r"was trained on 2 classes .*: it is loaded if it fits"):
+        other.load_model(half["base"].OUTPUT_DIR)
+    with pytest.warns(UserWarning, match="but this run has 4 others"), pytest.raises(UserError, match="does not fit"):
+        build_trainer(make_cfg()).load_model(half["base"].OUTPUT_DIR)
 
 
 def test_loss_that_is_not_finite_stops_the_run(make_cfg):

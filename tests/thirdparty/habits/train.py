@@ -50,8 +50,12 @@ def extend_cfg(cfg):
     cfg.TRAINER.TWOTOWERS.PREC = "fp16"  # fp16, fp32, amp
     cfg.TRAINER.TWOTOWERS.DROPOUT = 0.0
     cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # all, base or new
+    cfg.TRAINER.MODAL = "few"  # for all trainers
+    cfg.MODEL.N = 4  # in a node of the toolbox
+    cfg.FIRST_STAGE = ""  # in no node
     cfg.LOSS = CN()
     cfg.LOSS.WEIGHT = 1.0
+    cfg.LOSS.TABLE = ""
 
 
 def setup_cfg(args):

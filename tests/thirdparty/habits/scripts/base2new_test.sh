@@ -17,5 +17,5 @@ python train.py \
     --load-epoch ${LOADEP} \
     --eval-only \
     TRAINER.TWOTOWERS.N_CTX 2 \
-    DATASET.NUM_SHOTS 4 \
+    DATASET.NUM_SHOTS 0 \
     DATASET.SUBSAMPLE_CLASSES ${SUB} "${@:5}"
