@@ -2,6 +2,9 @@
 
 T learned vectors replace the words of a hand-written prompt such as "a photo of a". All classes share them, or each
 class has its own (CSC). They learn by the cross-entropy of softmax(scale * cosine of image and prompt).
+
+The published schedule, which most of the methods here share, counts the cosine anew after the warm-up epoch: it starts
+at its full value there, has the length of all epochs, and so never reaches 0.
 """
 
 from dassl.engine import TRAINER_REGISTRY

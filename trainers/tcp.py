@@ -1,8 +1,8 @@
 """TCP (arXiv 2311.18231): class-aware tokens replace a learned context inside the text tower.
 
-A two-layer network maps a class's zero-shot text feature a_c to four tokens. Before block BLOCK they take the places
-after the SOT, whatever the context's length. loss = CE + W * mean over classes of (1 - cos(t_c, a_c)), with the
-resulting text features t_c. The learned prompt ends like the data set's template: "X X X X cat, a type of pet."
+A two-layer network maps a class's zero-shot text feature a_c to four tokens, whatever the context's length. Before
+block BLOCK they replace the four tokens after the SOT. loss = CE + W * mean over classes of (1 - cos(t_c, a_c)), with
+the resulting text features t_c. The learned prompt ends like the data set's template: "X X X X cat, a type of pet."
 """
 
 from torch import nn
