@@ -28,6 +28,7 @@ class TransportCLIP(PromptedCLIP):
         clip: frozen here.
         prompts: shared by the classes.
         eps, threshold, max_iter: of ``stopped_sinkhorn``.
+        local: the stream of the tokens, if they are patches.
 
     Attributes:
         pooled: whether the cosine of the pooled features is added to the score.
@@ -35,8 +36,8 @@ class TransportCLIP(PromptedCLIP):
 
     pooled = False
 
-    def __init__(self, clip, prompts, eps, threshold, max_iter):
-        super().__init__(clip, prompts, local="last")
+    def __init__(self, clip, prompts, eps, threshold, max_iter, local="last"):
+        super().__init__(clip, prompts, local)
         self.transport_plan = partial(stopped_plan, eps=eps, threshold=threshold, max_iter=max_iter)
 
     def encode_text(self):

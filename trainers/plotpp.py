@@ -100,6 +100,10 @@ class PairedCLIP(TransportCLIP):
         tokens = torch.stack(tokens, dim=1)
         return tokens.mean(dim=1), tokens
 
+    def match(self, features, text):
+        """Return the Match of ``features``, which are of whole images: s of patches is None."""
+        return super().match(features, text)._replace(s=None)
+
 
 @TRAINER_REGISTRY.register()
 class PLOTPP(TransportTrainer):
@@ -119,7 +123,7 @@ class PLOTPP(TransportTrainer):
         node = self.node
         text = self.text_prompts(clip, names)
         vision = random_prompts(node.M, node.N_CTX_V, len(clip.visual.proj))
-        return PairedCLIP(clip, PromptPairs(text, vision), node.EPS, node.THRESHOLD, node.MAX_ITER)
+        return PairedCLIP(clip, PromptPairs(text, vision), node.EPS, node.THRESHOLD, node.MAX_ITER, local=None)
 
     def text_prompts(self, clip, names):
         """Return N Prompts, one prompt each."""
