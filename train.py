@@ -23,6 +23,7 @@ from dassl.utils import (
     collect_env_info,
     command,
     git_state,
+    note,
     owned,
     package_versions,
     process_group,
@@ -118,6 +119,8 @@ def run(args, cfg, trainer):
     """Train and test, or only test, and write predictions.csv and results.json."""
     import torch  # here, because it takes a second
 
+    from dassl.utils.images import REMARKS, in_words
+
     start = time.time()
     if args.eval_only:
         trainer.test()
@@ -144,6 +147,9 @@ def run(args, cfg, trainer):
         results["skipped_images"] = trainer.skipped_images()
         for split, paths in results["skipped_images"].items():
             print(f"Skipped {len(paths)} unreadable {split} images {' '.join(paths)}".rstrip())
+    if remarks := trainer.image_remarks():
+        results["remarks"] = {REMARKS[key]: number for key, number in remarks.items()}
+        note(in_words(remarks))
     if predictions := trainer.evaluator.predictions(trainer.tested):
         write_csv(predictions, osp.join(cfg.OUTPUT_DIR, "predictions.csv"))
     write_json(results, osp.join(cfg.OUTPUT_DIR, "results.json"))

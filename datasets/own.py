@@ -15,6 +15,8 @@ COLUMNS = ("path", "label", "split")
 class OwnReader(Reader):
     """Images in DATASET.ROOT, with an optional classnames.txt of lines "<folder or label> <class name>"."""
 
+    exif = True
+
     @classmethod
     def folder(cls, cfg):
         """Return the absolute path of DATASET.ROOT.

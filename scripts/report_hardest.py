@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from PIL import Image, ImageOps
 
+from dassl.data.data_manager import reading
+from dassl.finished import FinishedRun
 from dassl.utils import UserError, read_image
 from scripts import prompt_figures
 from scripts.methods import unique
@@ -73,10 +75,10 @@ def faces(mistakes, groups):
         mistakes: list of Mistake.
         groups: list of Group with finished runs on the data set.
     """
-    readable = []
+    readable, how = [], reading(FinishedRun(groups[0].folder / f"seed{min(groups[0].runs)}").cfg)
     for mistake in mistakes:
         with contextlib.suppress(UserError):
-            readable.append((mistake, read_image(mistake.path)))
+            readable.append((mistake, read_image(mistake.path, **how)))
     note, drawn = overlays(readable, groups)
     figures = []
     for mistake in mistakes:

@@ -51,6 +51,8 @@ def compose(
     for fpath in files:
         merge_file(cfg, fpath, allow_new_keys)
     merge_pairs(cfg, values or {}, allow_new_keys)
+    if cfg.INPUT.EXIF == "auto":  # decided now: predictions do without the reader
+        cfg.INPUT.EXIF = "on" if getattr(registered("DATASET", cfg.DATASET.NAME), "exif", False) else "off"
     cfg.freeze()
     check_values(cfg)
     check_ranges(cfg, method_ranges(cfg))

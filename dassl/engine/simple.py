@@ -9,6 +9,7 @@ import torch
 from tqdm import tqdm
 
 from dassl.data import DataManager
+from dassl.data.data_manager import remarked
 from dassl.evaluation import build_evaluator
 from dassl.utils import BEST, UserError, copy_file, mkdir_if_missing, raise_together, wait_for_all
 
@@ -174,6 +175,12 @@ class SimpleTrainer(TrainerBase):
             if hasattr(dataset, "unreadable"):
                 skipped[split] = [dataset.data_source[i].impath for i in dataset.unreadable.nonzero().flatten()]
         return skipped
+
+    def image_remarks(self):
+        """Return {key of dassl.utils.images.REMARKS: number of images that it applies to}."""
+        loaders = [getattr(self, name, None) for name in LOADERS]
+        datasets = [getattr(loader, "dataset", None) for loader in loaders]
+        return remarked(dataset for dataset in datasets if hasattr(dataset, "remarks"))
 
     def model_inference(self, input, **unknown):
         """Return the scores (B, C) of a batch of images; unknown arguments are ignored with a warning."""

@@ -63,6 +63,7 @@ class DatasetBase:
 
     dataset_dir = ""  # folder under cfg.DATASET.ROOT
     domains = []  # names of the domains, if the data set has some
+    exif = False  # whether INPUT.EXIF auto is on: published figures of the field rest on pixels as they are stored
     train_x, train_u, val, test = map(read_only, ("train_x", "train_u", "val", "test"))
     num_classes, lab2cname, classnames = map(read_only, ("num_classes", "lab2cname", "classnames"))
 
