@@ -13,6 +13,7 @@ import argparse
 import os.path as osp
 import sys
 import time
+from collections import Counter
 from contextlib import nullcontext
 
 from dassl import reproduce
@@ -147,6 +148,11 @@ def run(args, cfg, trainer):
         results["skipped_images"] = trainer.skipped_images()
         for split, paths in results["skipped_images"].items():
             print(f"Skipped {len(paths)} unreadable {split} images {' '.join(paths)}".rstrip())
+    data = getattr(getattr(trainer, "dm", None), "dataset", None)
+    if items := getattr(data, "train_x", None):
+        results["train_images"] = Counter(item.classname for item in items)
+    if notes := getattr(data, "notes", ()):
+        results["notes"] = list(notes)
     if remarks := trainer.image_remarks():
         results["remarks"] = {REMARKS[key]: number for key, number in remarks.items()}
         note(in_words(remarks))

@@ -83,6 +83,7 @@ RULES: dict[str, Rule] = {
     "INPUT.RANDAUGMENT_N": FROM_0,
     "INPUT.RANDAUGMENT_M": within(0, below=31),
     "INPUT.GN_STD": FROM_0,
+    "DATASET.FEW_IMAGES": one_of("take", "stop"),
     "DATASET.SUBSAMPLE_CLASSES": one_of("all", "base", "new"),
     "DATALOADER.NUM_WORKERS": FROM_0,
     "DATALOADER.ON_ERROR": one_of("load", "stop", "skip"),

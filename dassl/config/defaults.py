@@ -42,6 +42,7 @@ _C.DATASET = CfgNode()
 _C.DATASET.ROOT = ""  # folder that holds the data sets
 _C.DATASET.NAME = ""  # a registered reader
 _C.DATASET.NUM_SHOTS = -1  # training images per class; below 1: all
+_C.DATASET.FEW_IMAGES = "take"  # if a class has fewer training images than NUM_SHOTS: take all it has, or stop
 _C.DATASET.SUBSAMPLE_CLASSES = "all"  # all, base (first half of the classes) or new (the rest)
 _C.DATASET.SOURCE_DOMAINS = ()  # domains of the training images, for readers with domains
 _C.DATASET.TARGET_DOMAINS = ()  # domains of the test images
