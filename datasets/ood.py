@@ -35,7 +35,7 @@ def read_ood(name, root=""):
     """
     # These import torch; commands list OOD_SETS in their --help without it.
     from dassl.data.datasets import Datum
-    from datasets.reading import link_free_walk
+    from datasets.files import link_free_walk
 
     folder = osp.join(root, OOD_SETS[name]) if name in OOD_SETS else name
     folder = osp.abspath(osp.expanduser(folder))

@@ -57,7 +57,7 @@ def paths_of(images):
     Raises:
         UserError: A folder holds no images.
     """
-    from datasets.reading import link_free_walk  # here, because it imports torch
+    from datasets.files import link_free_walk
 
     paths = []
     for image in images:
