@@ -3,12 +3,14 @@
 import csv
 import io
 import os.path as osp
+import unicodedata
 from collections import defaultdict
 
 from dassl.utils import UserError, listdir_nohidden
 from datasets.files import SPLIT_WORDS, check_name
 
 COLUMNS = ("path", "label", "split")
+LATIN = "cp1252"  # of which Latin-1 is a part
 SEPARATORS = ",;\t|"
 ENDS = (".csv", ".tsv")
 SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
@@ -41,16 +43,14 @@ def decode(path):
     with open(path, "rb") as file:
         content = file.read()
     marked = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
-    tried = [*(name for mark, name in marked.items() if content.startswith(mark)), "utf-8", "cp1252", "latin-1"]
-    for encoding in tried:
+    for encoding in [*(name for mark, name in marked.items() if content.startswith(mark)), "utf-8", LATIN]:
         try:
-            text = content.decode(encoding)
+            text = content.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
         except UnicodeDecodeError:
             continue
-        if "\0" in text:
-            break
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
-        return text, {"cp1252": "Windows-1252", "latin-1": "Latin-1"}.get(encoding, "")
+        if all(letter in "\t\n" or unicodedata.category(letter) != "Cc" for letter in set(text)):
+            return text, "Windows-1252 (Latin-1)" if encoding == LATIN else ""
+        break
     raise UserError(f"{path} is not a readable CSV file (it holds bytes of no text): save it anew as CSV, in UTF-8")
 
 
