@@ -197,7 +197,7 @@ def mean_seconds(groups):
 
 def draw_all(groups, out):
     """Draw the plots of groups into a folder, and print and return their names."""
-    largest = max((group.shots for group in groups), key=by_shots)
+    largest = max((group.shots for group in groups), key=by_shots, default=ALL_SHOTS)
     at_largest = [group for group in groups if group.shots == largest]
     names = []
     if summary(at_largest, largest):

@@ -75,7 +75,7 @@ def faces(mistakes, groups):
         mistakes: list of Mistake.
         groups: list of Group with finished runs on the data set.
     """
-    readable, how = [], reading(FinishedRun(groups[0].folder / f"seed{min(groups[0].runs)}").cfg)
+    readable, how = [], how_to_read(groups)
     for mistake in mistakes:
         with contextlib.suppress(UserError):
             readable.append((mistake, read_image(mistake.path, **how)))
@@ -88,6 +88,14 @@ def faces(mistakes, groups):
             gone = f"{mistake.caption} (its file is gone: {mistake.path})"
             figures.append(f"<figure><figcaption>{text(gone)}</figcaption></figure>")
     return f"<p>{text(note)}</p>", figures
+
+
+def how_to_read(groups):
+    """Return the keyword arguments of `read_image` with which the first of the groups read its images."""
+    for group in groups:
+        with contextlib.suppress(UserError):  # a folder with results alone
+            return reading(FinishedRun(group.folder / f"seed{min(group.runs)}").cfg)
+    return {}
 
 
 def overlays(readable, groups):

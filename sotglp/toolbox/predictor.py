@@ -62,7 +62,8 @@ class Predictor:
 
     Attributes:
         classnames: the C names.
-        score: name of the default OOD score (sotglp.scores).
+        scores: names of the OOD scores that the method has (sotglp.scores).
+        score: name of the default one.
         thresholds: {OOD score: threshold that keeps 95 % of the run's validation images}; empty before ``calibrate``,
             and for other classes than the run's.
         remarks: {key of dassl.utils.images.REMARKS: images read so far that it applies to}.
@@ -78,6 +79,7 @@ class Predictor:
             self.text = trainer.text = trainer.model.encode_text()  # once for all images
         size = trainer.model.clip.visual.image_size
         scores = self.scores_of(self.match(torch.zeros(1, 3, size, size)))
+        self.scores = list(scores)
         self.score = next(name for name in PREFERRED if name in scores)
         self.thresholds = self.read_thresholds()
 
