@@ -2,7 +2,9 @@
 
 METHOD is a name of configs/comparisons/methods.yaml. DATASET is a file of configs/datasets, without .yaml. SHOTS is a
 number of training images of each class, or all (also -1).
-Finished runs are skipped, and stopped ones continue.
+
+Finished runs are skipped, and stopped ones continue. A finished run with other settings, such as fewer epochs, is
+another run: the command says what differs.
 
 Settings come from the environment. Their defaults are in brackets:
 
@@ -27,7 +29,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dassl.utils import UserError, command
+from dassl.utils import UserError, command, user_input
 from scripts.methods import (
     CONFIGS,
     Method,
@@ -210,6 +212,11 @@ def main(argv=None):
     check_name(name, methods, "method")
     method = replace(methods[name], variant=os.environ.get("VARIANT") or methods[name].variant)
     runs = make_runs([method], [dataset], [shots], options)
+    if any(run.finished for run in runs):
+        from scripts.execution import configurations  # here, because it takes seconds
+
+        with user_input():  # a finished run with other settings, such as fewer epochs, is another run
+            configurations([run for run in runs if run.finished])
     # An interrupt from the terminal reaches train.py as well, which reports it.
     signal.signal(signal.SIGINT, lambda *_: None)
     for run in runs:

@@ -11,6 +11,7 @@ import pytest
 from processes import PATIENCE, finish, living, wait_for
 from written_runs import write_runs
 
+import train
 from scripts import compare, execution, plots, run, transfer
 from scripts.groups import read_groups
 from scripts.methods import read_methods
@@ -244,3 +245,18 @@ def test_all_images_come_last_in_plots(tmp_path):
     groups = read_groups([tmp_path / str(shots) / "shared-context" for shots in (-1, 1, 16)])
     plots.draw_all(groups, tmp_path / "out")
     assert (tmp_path / "out" / "shots.png").is_file()
+
+
+def test_a_finished_run_with_other_settings_is_no_finished_run(environment, monkeypatch, capsys):
+    words = ["CoOp, shared context", "fashion_mnist", "1", "OPTIM.MAX_EPOCH"]
+    method = read_methods()["CoOp, shared context"]
+    (finished,) = make_runs([method], ["fashion_mnist"], ["1"], ["OPTIM.MAX_EPOCH", "1"], [1])
+    finished.folder.mkdir(parents=True)
+    (finished.folder / "config.yaml").write_text(train.setup_cfg(train.parse_args(finished.arguments)).dump())
+    (finished.folder / "results.json").write_text("{}")
+    monkeypatch.setenv("SEEDS", "1")
+    monkeypatch.setattr(run.Run, "start", lambda self: pytest.fail("it was started again"))
+    assert run.main([*words, "1"]) == 0 and "Finished before" in capsys.readouterr().out
+    assert run.main([*words, "3"]) == 2
+    line = f"error: {finished.folder} is finished with other settings (OPTIM.MAX_EPOCH 1 -> 3): set another OUTPUT, or "
+    assert capsys.readouterr().err.startswith(line)
