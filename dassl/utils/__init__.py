@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         load_checkpoint,
         load_last_checkpoints,
         load_pretrained_weights,
+        most_bytes,
         restore_checkpoint,
         resume_from_checkpoint,
         save_checkpoint,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 TORCHTOOLS = (
     *("count_num_param", "get_random_state", "load_checkpoint", "load_last_checkpoints", "load_pretrained_weights"),
-    *("restore_checkpoint", "resume_from_checkpoint", "save_checkpoint", "save_tensors", "saved_names"),
+    *("most_bytes", "restore_checkpoint", "resume_from_checkpoint", "save_checkpoint", "save_tensors", "saved_names"),
     "set_random_state",
 )
 
