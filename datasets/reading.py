@@ -2,7 +2,6 @@
 
 import os.path as osp
 import random
-import warnings
 
 from dassl.data.datasets import DatasetBase, Datum
 from dassl.utils import UserError, listdir_nohidden, read_json, write_json
@@ -87,7 +86,7 @@ class Reader(DatasetBase):
             try:
                 write_json(record, path)
             except UserError as error:  # data are often on a read-only disk
-                warnings.warn(f"the few-shot draw is not recorded: {error}", stacklevel=2)
+                self.say(f"the few-shot draw is not recorded: {error}")
         return train, val
 
 
