@@ -153,7 +153,7 @@ def run(args, cfg, trainer):
         results["train_images"] = Counter(item.classname for item in items)
     if notes := getattr(data, "notes", ()):
         results["notes"] = list(notes)
-    if remarks := trainer.image_remarks():
+    if remarks := getattr(trainer, "image_remarks", dict)():  # a trainer may have loaders of its own
         results["remarks"] = {REMARKS[key]: number for key, number in remarks.items()}
         note(in_words(remarks))
     if predictions := trainer.evaluator.predictions(trainer.tested):

@@ -107,9 +107,10 @@ def name_classes(folder, keys):
             raise UserError(f'{path} has no line "{missing[0]} <class name>"')
         names = {key: found[key] for key in keys}
     names = {key: " ".join(name.replace("_", " ").split()) for key, name in names.items()}
-    name, times = Counter(names.values()).most_common(1)[0]
+    lower = {key: name.casefold() for key, name in names.items()}
+    name, times = Counter(lower.values()).most_common(1)[0]
     if times > 1 or "" in names.values():
-        twice = [key for key in keys if names[key] in (name, "")]
+        twice = [key for key in keys if lower[key] in (name, "")]
         raise UserError(f'{folder}: give {" and ".join(twice)} a class name each, in classnames.txt; got "{name}"')
     return names
 

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from dassl.config import read_config
 from dassl.utils import Parser, UserError, check_availability, command, user_input
-from datasets.files import LeftOut, link_free_walk
+from datasets.files import LeftOut, check_name, link_free_walk
 from scripts.predictions import BRANCHES, CSVLines, JSONList, Table
 
 
@@ -64,20 +64,32 @@ def paths_of(images):
     left_out, paths = LeftOut(), []
     for word in images:
         if word == "-":
-            lines = sys.stdin
+            lines = read_stdin()
         elif word.startswith("@") and not os.path.exists(word):
             lines = read_list(word[1:])
         else:
             lines = [word]
         for line in lines:
             if line := line.rstrip("\r\n"):
-                paths += images_at(line, left_out)
+                paths += images_at(check_name(word, line), left_out)
     if not paths and images:
         raise UserError(f"{' '.join(images)} holds no images")
     said = [str(left_out)] if left_out else []
     if twice := len(paths) - len(set(paths)):
         said.append(f"given more than once, and predicted as often: {twice} image{'s' * (twice > 1)}")
     return paths, said
+
+
+def read_stdin():
+    """Return the lines of standard input.
+
+    Raises:
+        UserError: They are not in UTF-8.
+    """
+    try:
+        return list(sys.stdin)
+    except UnicodeDecodeError as error:
+        raise UserError(f"standard input is not in UTF-8 ({error.reason})") from error
 
 
 def read_list(path):

@@ -186,6 +186,12 @@ def test_a_run_writes_what_it_left_out(tmp_path, capsys):
     ]
 
 
+def test_classes_that_differ_in_case_only(tmp_path):
+    fill(tmp_path, "Rose", "rose", "leaf")
+    with pytest.raises(UserError, match='give Rose and rose a class name each, in classnames.txt; got "rose"'):
+        read("ImageFolder", tmp_path)
+
+
 def test_only_loose_images(tmp_path):
     write_folder(tmp_path, ["."], 3)
     with pytest.raises(UserError, match="has no folders"):

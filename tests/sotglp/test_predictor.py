@@ -300,6 +300,9 @@ def test_ways_to_give_images(way, strange, tmp_path, monkeypatch):
         ["@me.png"] * 2,
         ["given more than once, and predicted as often: 1 image"],
     )
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9.png")
+    with pytest.raises(UserError, match="is not valid UTF-8: rename it"):
+        cli.paths_of([f"@{tmp_path}/latin.txt"])
     for wrong in ("@nowhere.txt", "*.gif", f"{tmp_path}/empty"):
         (tmp_path / "empty").mkdir(exist_ok=True)
         with pytest.raises(UserError, match="cannot read the list nowhere.txt|holds no images"):
