@@ -4,7 +4,7 @@ import io
 import struct
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageCms, ImageDraw
 
 H, W = 24, 40
 SMOOTH = Image.fromarray(np.random.default_rng(3).integers(0, 256, (3, 5, 3), np.uint8)).resize((W, H), 3)
@@ -185,6 +185,8 @@ def kinds():
     dim = icc(b"RGB ", 3, lambda bits: [round(255 * sum(bits) / 6), 128, 128])
     half = np.array([[grey_of(100 * sum(p) / 255 / 6) for p in row] for row in RGB.astype(float)])
     add("RGB PNG with a profile", "png", encoded(SMOOTH, "PNG", icc_profile=dim), half, 3, "colours")
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    add("RGB PNG with sRGB's profile", "png", encoded(SMOOTH, "PNG", icc_profile=srgb), RGB, 0)
     lab = Image.fromarray(np.dstack([GREY, np.zeros((H, W, 2), np.uint8)]), "LAB")
     add(
         "Lab TIFF",

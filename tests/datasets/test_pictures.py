@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -128,6 +129,17 @@ def test_pillows_own_warnings_are_not_shown(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", GREY.size // 3)
     with pytest.raises(UserError, match="large.png: it has more than 0 million pixels$"):
         read_image(tmp_path / "large.png")
+
+
+def test_one_function_opens_images():
+    """Training, tests, predictions, pictures, reports, exported models: none decodes files in its own way."""
+    root = Path(__file__).parents[2]
+    files = [
+        path for top in ("dassl", "sotglp", "trainers", "datasets", "scripts") for path in (root / top).rglob("*.py")
+    ]
+    opening = {str(path.relative_to(root)) for path in files if "Image.open(" in path.read_text()}
+    makers = {path for path in opening if path.startswith("scripts/embedded/")}  # they make the embedded data
+    assert opening - makers == {"dassl/utils/images.py"}
 
 
 def test_the_exported_reader_is_the_same():
