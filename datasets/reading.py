@@ -21,8 +21,8 @@ class Reader(DatasetBase):
 
     Raises:
         FileNotFoundError: An image does not exist.
-        UserError: A label has several class names or no training image, or DATASET.NUM_SHOTS is larger than the
-            smallest class.
+        UserError: A label has several class names or no training image, or fewer than DATASET.NUM_SHOTS, if
+            DATASET.FEW_IMAGES is stop.
     """
 
     pieces = {}  # {path in the folder of the data set: what it holds and where to get it}

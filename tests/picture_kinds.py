@@ -167,6 +167,14 @@ def kinds():
     shown = spread(np.where(np.isfinite(holed), heat, heat.min()), heat.min(), heat.max())
     shown[5, 6] = 255
     add("float TIFF without some values", "tif", encoded(Image.fromarray(holed), "TIFF"), shown, 1, "depth")
+    kelvins = light * 60 + 250
+    shown = spread(kelvins, kelvins.min(), kelvins.max())
+    add("float TIFF of Kelvins", "tif", encoded(Image.fromarray(kelvins), "TIFF"), shown, 1, "depth")
+    beyond = light * 1.5
+    shown = spread(beyond, beyond.min(), beyond.max())
+    add("float TIFF beyond 1", "tif", encoded(Image.fromarray(beyond), "TIFF"), shown, 1, "depth")
+    long = deep.astype(np.int32)
+    add("TIFF of 16 bits in 32", "tif", encoded(Image.fromarray(long), "TIFF"), spread(long, 0, 65535), 1, "depth")
     whole = GREY.astype(np.int32) * 300_000 - 7
     add("TIFF of 32 bits", "tif", encoded(Image.fromarray(whole), "TIFF"), spread(whole, whole.min(), whole.max()), 1,
         "depth")  # fmt: skip

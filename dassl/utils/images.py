@@ -180,20 +180,22 @@ def eight_bits(image):
     """Return a grey image of whole numbers or fractions in 8 bits, black and white where a viewer shows them.
 
     A format with a fixed depth has its own white (16 bits: 65535). Otherwise white is the smallest of 1 (fractions
-    only), 255 and 65535 that no pixel exceeds; if there is none, or if a pixel is below 0, the darkest pixel is black
-    and the brightest one white.
+    only), 255 and 65535 that no pixel exceeds, if the brightest one reaches half of 255 or 65535. If there is no such
+    white, or if a pixel is below 0, these are no levels of grey but temperatures, counts or the like: the darkest pixel
+    is black and the brightest one white.
     """
     values = np.asarray(image)
     tags = getattr(image, "tag_v2", {})
     seen = values[np.isfinite(values)]
     low, high = (float(seen.min()), float(seen.max())) if seen.size else (0.0, 0.0)
     if image.mode.startswith("I;16"):
-        whites = [2 ** min(tags.get(BITS, (16,))[0], 16) - 1, 65535]
-    elif image.mode == "I" and (image.format in ("PNG", "PPM")):
-        whites = [65535]
+        fitting = [white for white in (2 ** min(tags.get(BITS, (16,))[0], 16) - 1, 65535) if high <= white]
+    elif image.mode == "I" and image.format in ("PNG", "PPM"):
+        fitting = [65535]
+    elif image.mode == "F" and 0 <= low and high <= 1:
+        fitting = [1]
     else:
-        whites = [1, 255, 65535] if image.mode == "F" else [255, 65535]
-    fitting = [white for white in whites if low >= 0 and high <= white]
+        fitting = [white for white in (255, 65535) if 0 <= low and white / 2 <= high <= white]
     low, high = (0.0, fitting[0]) if fitting else (low, high)
     # In steps of rows: fractions of eight bytes would take much memory for a large image.
     grey = np.empty(values.shape, np.uint8)
