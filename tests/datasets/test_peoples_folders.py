@@ -1,14 +1,17 @@
 """Folders as people have them: at any depth, with other files, with other names of splits, with few images."""
 
+import json
 import os
 import shutil
-from pathlib import Path
 
 import pytest
 from miniatures import read, save, splits_of, write_folder
+from PIL import Image
 
+import train
 from dassl.utils import UserError
 from dassl.utils.commands import Note
+from dassl.utils.images import REMARKS
 from datasets.reading import sizes_of_parts
 
 
@@ -165,24 +168,27 @@ def test_an_images_end_in_any_case(tmp_path):
     assert len(paths_in(read("ImageFolder", tmp_path), tmp_path)) == 10
 
 
-def test_a_run_writes_what_it_left_out(tmp_path, capsys):
-    import json
-
-    import train
-
+def test_a_run_writes_what_it_left_out_and_changed(tmp_path):
+    """The second run reads the features that the first one made of the images, and says the same of them."""
     fill(tmp_path / "mine", "rose", "leaf")
     fill(tmp_path / "mine", "fern", count=1)
     (tmp_path / "mine/rose/notes.txt").touch()
-    command = f"--trainer ZeroshotCLIP --root {tmp_path}/mine --output-dir {tmp_path}/out --eval-only --seed 1"
-    files = "--dataset-config-file configs/datasets/image_folder.yaml --config-file configs/backbones/small.yaml"
-    assert train.main(f"{command} {files} DATASET.NUM_SHOTS 2".split()) == 0
-    results = json.loads(Path(tmp_path, "out/results.json").read_text())
-    assert results["train_images"] == {"fern": 1, "leaf": 2, "rose": 2}
-    assert [line.partition(":")[0] for line in results["notes"]] == [
-        "left out",
-        "fewer than 2 training images, all of which are taken",
-        "trained on, but not tested, for want of images",
-    ]
+    for number in range(6):
+        Image.new("RGBA", (9, 9), (200, 10 * number, 0, 90)).save(tmp_path / f"mine/rose/{number}.png")
+    for name in ("first", "second"):
+        command = f"--trainer ZeroshotCLIP --root {tmp_path}/mine --output-dir {tmp_path}/{name} --eval-only --seed 1"
+        files = "--dataset-config-file configs/datasets/image_folder.yaml --config-file configs/backbones/small.yaml"
+        options = f"DATASET.NUM_SHOTS 2 INPUT.FEATURE_CACHE {tmp_path}/features DATALOADER.NUM_WORKERS 0"
+        with pytest.warns(Note, match="^2 images transparent: laid on the background"):
+            assert train.main(f"{command} {files} {options}".split()) == 0
+        results = json.loads((tmp_path / name / "results.json").read_text())
+        assert results["train_images"] == {"fern": 1, "leaf": 2, "rose": 2}
+        assert [line.partition(":")[0] for line in results["notes"]] == [
+            "left out",
+            "fewer than 2 training images, all of which are taken",
+            "trained on, but not tested, for want of images",
+        ]
+        assert results["remarks"] == {REMARKS["background"]: 2}
 
 
 def test_classes_that_differ_in_case_only(tmp_path):
