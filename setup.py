@@ -7,6 +7,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 EXPORT = ["onnx", "onnxscript", "onnxruntime"]
+IMAGES = ["pillow-heif", "imagehash"]  # HEIC files; near-duplicates in datasets.check --deep
 
 here = Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (here / "sotglp" / "__init__.py").read_text()).group(1)
@@ -33,7 +34,7 @@ setup(
         "open_clip_torch>=3",
         "safetensors",
         "numpy",
-        "pillow",
+        "pillow>=10.1",
         "yacs",
         "tqdm",
         "tabulate",
@@ -42,9 +43,10 @@ setup(
         "tensorboard",
     ],
     extras_require={
-        "test": ["pytest", "pytest-xdist", "POT", "scipy", "playwright", *EXPORT],
+        "test": ["pytest", "pytest-xdist", "POT", "scipy", "playwright", *EXPORT, *IMAGES],
         "lint": ["ruff", "mypy", "pre-commit"],
         "export": EXPORT,
+        "images": IMAGES,
         "benchmarks": ["POT", "geomloss"],
         "embedded": ["resvg-py"],  # to remake the embedded benchmark
     },

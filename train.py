@@ -13,6 +13,7 @@ import argparse
 import os.path as osp
 import sys
 import time
+from collections import Counter
 from contextlib import nullcontext
 
 from dassl import reproduce
@@ -23,6 +24,7 @@ from dassl.utils import (
     collect_env_info,
     command,
     git_state,
+    note,
     owned,
     package_versions,
     process_group,
@@ -118,6 +120,8 @@ def run(args, cfg, trainer):
     """Train and test, or only test, and write predictions.csv and results.json."""
     import torch  # here, because it takes a second
 
+    from dassl.utils.images import REMARKS, in_words
+
     start = time.time()
     if args.eval_only:
         trainer.test()
@@ -144,6 +148,14 @@ def run(args, cfg, trainer):
         results["skipped_images"] = trainer.skipped_images()
         for split, paths in results["skipped_images"].items():
             print(f"Skipped {len(paths)} unreadable {split} images {' '.join(paths)}".rstrip())
+    data = getattr(getattr(trainer, "dm", None), "dataset", None)
+    if items := getattr(data, "train_x", None):
+        results["train_images"] = Counter(item.classname for item in items)
+    if notes := getattr(data, "notes", ()):
+        results["notes"] = list(notes)
+    if remarks := getattr(trainer, "image_remarks", dict)():  # a trainer may have loaders of its own
+        results["remarks"] = {REMARKS[key]: number for key, number in remarks.items()}
+        note(in_words(remarks))
     if predictions := trainer.evaluator.predictions(trainer.tested):
         write_csv(predictions, osp.join(cfg.OUTPUT_DIR, "predictions.csv"))
     write_json(results, osp.join(cfg.OUTPUT_DIR, "results.json"))

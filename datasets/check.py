@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from dassl.config import get_cfg_default
 from dassl.utils import Parser, UserError, check_availability, command, read_image
+from datasets.copies import copies_in_words, portrait
 from datasets.ood import OOD_SETS, SOURCE, read_ood
 from datasets.prepare import DOWNLOADS, is_prepared_here, next_steps, registry
 
@@ -30,6 +31,7 @@ class Finding:
         splits: {split: list of Datum} of the splits that have images.
         steps: What to do next, a line each.
         unreadable: An error message for each image that cannot be decoded; None without --deep.
+        copies: Lines about images that are in several splits; none without --deep.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Finding:
     splits: dict = field(default_factory=dict)
     steps: list = field(default_factory=list)
     unreadable: list = None
+    copies: list = field(default_factory=list)
 
     def row(self):
         """Return the row of the table: name, state, number of images by split, number of unreadable images."""
@@ -48,6 +51,11 @@ def known_names():
     """Return the names of all data sets with a fixed folder under the root; a user's own images have none."""
     readers = [name for name in registry().registered_names() if registry().get(name).dataset_dir]
     return [*readers, *OOD_SETS]
+
+
+def own_names():
+    """Return the names of the readers of a user's own images."""
+    return [name for name in registry().registered_names() if not registry().get(name).dataset_dir]
 
 
 def check(name, root):
@@ -88,42 +96,56 @@ def make_cfg(root):
     return cfg
 
 
-def find_unreadable(finding):
-    """Return an error message for each image of a Finding that cannot be decoded; show a progress bar."""
+def look_at_images(finding):
+    """Set what --deep finds: images of a Finding that cannot be decoded, and copies; show a progress bar."""
 
-    def problem(path):
+    def look(path):
         try:
-            read_image(path)
+            image = read_image(path)
         except UserError as error:
-            return str(error)
+            return str(error), None
+        try:
+            return None, portrait(image)
+        except ImportError:
+            return None, None
 
     paths = sorted({item.impath for items in finding.splits.values() for item in items})
     with ThreadPool() as pool:  # threads: PIL decodes without holding the interpreter's lock
-        results = tqdm(pool.imap(problem, paths, chunksize=16), total=len(paths), desc=finding.name)
-        return [line for line in results if line]
+        results = list(tqdm(pool.imap(look, paths, chunksize=16), total=len(paths), desc=finding.name))
+    finding.unreadable = [line for line, _ in results if line]
+    portraits = {path: seen for path, (_, seen) in zip(paths, results, strict=True) if seen is not None}
+    if len(finding.splits) > 1:
+        missing = not portraits and len(finding.unreadable) < len(paths)
+        finding.copies = copies_in_words(list(finding.splits.values()), None if missing else portraits)
 
 
 @command
 def main(argv=None):
     """Run the command; return its exit code."""
     parser = Parser(__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="data set as in DATASET.NAME; default: all")
-    parser.add_argument("--root", default="data", help="folder of the data sets")
-    parser.add_argument("--deep", action="store_true", help="decode each image")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="data set as in DATASET.NAME; default: all but your own"
+    )
+    parser.add_argument(
+        "--root", default="data", help="folder of the data sets; for ImageFolder and CSV, of the images"
+    )
+    parser.add_argument("--deep", action="store_true", help="decode each image, and look for copies between splits")
     args = parser.parse_args(argv)
     root, known = osp.expanduser(args.root), known_names()
     for name in args.names:
-        check_availability(name, known, "data set")
+        check_availability(name, [*known, *own_names()], "data set")
     findings = [check(name, root) for name in args.names or known]
     if args.deep:
         for finding in findings:
             if finding.state == "found":
-                finding.unreadable = find_unreadable(finding)
+                look_at_images(finding)
     headers = ["data set", "state", "train", "val", "test", *(["unreadable"] if args.deep else [])]
     print(tabulate([finding.row()[: len(headers)] for finding in findings], headers, disable_numparse=True))
     steps = [f"{finding.name}: {step}" for finding in findings for step in finding.steps]
     steps += [f"copy anew: {line}" for finding in findings for line in finding.unreadable or ()]
     print(*(["\nNext:", *steps] if steps else []), sep="\n")
+    copies = [f"in {finding.name}: {line}" for finding in findings for line in finding.copies]
+    print(*(["\nTested images should not be trained on:", *copies] if copies else []), sep="\n")
     fine = ("found",) if args.names else ("found", "missing")
     return int(any(finding.state not in fine or finding.unreadable for finding in findings))
 

@@ -6,7 +6,7 @@ Semantic Space", CVPR 2021. https://github.com/deeplearning-wisc/large_scale_ood
 
 import os.path as osp
 
-from dassl.utils import UserError
+from dassl.utils import UserError, note
 
 # name: folder under the root of the data sets
 OOD_SETS = {
@@ -35,14 +35,17 @@ def read_ood(name, root=""):
     """
     # These import torch; commands list OOD_SETS in their --help without it.
     from dassl.data.datasets import Datum
-    from datasets.reading import link_free_walk
+    from datasets.files import LeftOut, link_free_walk
 
     folder = osp.join(root, OOD_SETS[name]) if name in OOD_SETS else name
     folder = osp.abspath(osp.expanduser(folder))
     if not osp.isdir(folder):
         known = ", ".join(OOD_SETS)
         raise FileNotFoundError(f"no folder {folder} with OOD images: give {known} ({SOURCE}) or the path of a folder")
-    paths = link_free_walk(folder)
+    left_out = LeftOut()
+    paths = link_free_walk(folder, left_out)
+    if str(left_out):
+        note(f"{folder}: {left_out}")
     if not paths:
         raise UserError(f"{folder} holds no images: put OOD images into it or its subfolders")
     classname = name if name in OOD_SETS else osp.basename(folder)

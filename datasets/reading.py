@@ -1,15 +1,12 @@
 """What the readers share: pieces on the disk, lists of files, splits and few-shot draws."""
 
-import os
 import os.path as osp
 import random
-import warnings
 
 from dassl.data.datasets import DatasetBase, Datum
 from dassl.utils import UserError, listdir_nohidden, read_json, write_json
+from datasets.files import FEWSHOT_FOLDER, check_name, is_image, subfolders
 
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
-FEWSHOT_FOLDER = "split_fewshot"
 SPLITS = ("train", "val", "test")
 
 
@@ -24,8 +21,8 @@ class Reader(DatasetBase):
 
     Raises:
         FileNotFoundError: An image does not exist.
-        UserError: A label has several class names or no training image, or DATASET.NUM_SHOTS is larger than the
-            smallest class.
+        UserError: A label has several class names or no training image, or fewer than DATASET.NUM_SHOTS, if
+            DATASET.FEW_IMAGES is stop.
     """
 
     pieces = {}  # {path in the folder of the data set: what it holds and where to get it}
@@ -89,7 +86,7 @@ class Reader(DatasetBase):
             try:
                 write_json(record, path)
             except UserError as error:  # data are often on a read-only disk
-                warnings.warn(f"the few-shot draw is not recorded: {error}", stacklevel=2)
+                self.say(f"the few-shot draw is not recorded: {error}")
         return train, val
 
 
@@ -112,21 +109,6 @@ def check_labels(folder, train, val, test):
         raise UserError(f"{folder} has no {'test' if train else 'training'} images")
 
 
-def check_name(folder, name):
-    """Return the name of a file.
-
-    Raises:
-        UserError: A line of a text file cannot hold the name.
-    """
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise UserError(f"{folder}: the name {name!a} is not valid UTF-8: rename it") from None
-    if name.splitlines() != [name]:
-        raise UserError(f"{folder}: the name {name!a} has a line break: rename it")
-    return name
-
-
 def class_folders(folder):
     """Return the sorted names of the folders in `folder`.
 
@@ -134,13 +116,7 @@ def class_folders(folder):
         UserError: There are no folders, or a link is broken, which may be a class.
         OSError: The folder cannot be listed.
     """
-    names = []
-    for name in listdir_nohidden(folder, sort=True):
-        path = osp.join(folder, check_name(folder, name))
-        if osp.islink(path) and not osp.exists(path):
-            raise UserError(f"{path} is a broken link: repair or delete it")
-        if osp.isdir(path) and name != FEWSHOT_FOLDER:
-            names.append(name)
+    names = subfolders(folder)
     if not names:
         raise UserError(f"{folder} has no folders: it should hold one folder of images per class")
     return names
@@ -154,9 +130,9 @@ def image_names(folder):
     Raises:
         UserError: There are no images.
     """
-    names = [name for name in listdir_nohidden(folder, sort=True) if name.lower().endswith(IMAGE_EXTENSIONS)]
+    names = [name for name in listdir_nohidden(folder, sort=True) if is_image(name)]
     if not names:
-        raise UserError(f"{folder} has no images ({', '.join(IMAGE_EXTENSIONS)}): add some, or delete the folder")
+        raise UserError(f"{folder} has no images (.jpg, .png, ...): add some, or delete the folder")
     return [check_name(folder, name) for name in names]
 
 
@@ -205,7 +181,9 @@ def parse_words(path, line, count):
 def split_by_class(items, shares):
     """Split each class at random into parts.
 
-    The split does not depend on the seed of the run, so no run tests images that another run was trained on.
+    The split does not depend on the seed of the run, so no run tests images that another run was trained on. A class
+    of few images has one in each part as far as they go, the part with the largest share first: of (0.5, 0.2) and the
+    rest, two images go to the first and the last part, and one to the first.
 
     Args:
         items: List of Datum.
@@ -213,49 +191,29 @@ def split_by_class(items, shares):
 
     Returns:
         A list of Datum for each part.
-
-    Raises:
-        UserError: A class has too few images for a part.
     """
     generator = random.Random(0)
     parts = [[] for _ in (*shares, None)]
     for members in DatasetBase.split_dataset_by_label(items).values():
-        sizes = [round(share * len(members)) for share in shares]
-        sizes.append(len(members) - sum(sizes))
-        if min(sizes) < 1:
-            raise UserError(
-                f'class "{members[0].classname}" has only {len(members)} images, too few to split: '
-                "add some, or delete the class"
-            )
         generator.shuffle(members)
-        for part, size in zip(parts, sizes, strict=True):
+        for part, size in zip(parts, sizes_of_parts(len(members), shares), strict=True):
             part += members[:size]
             members = members[size:]
     return parts
 
 
-def link_free_walk(folder):
-    """Return the sorted paths of the images under `folder`; links are followed, but no folder is read twice.
-
-    Raises:
-        UserError: A line of a text file cannot hold the name of an image.
-        OSError: A folder cannot be listed.
-    """
-
-    def stop(error):
-        raise error
-
-    seen, paths = set(), []
-    for parent, folders, names in os.walk(folder, onerror=stop, followlinks=True):
-        real = osp.realpath(parent)
-        if real in seen:
-            folders.clear()  # a link to a folder above it: a loop
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        visible = [name for name in names if not name.startswith(".")]
-        paths += [osp.join(parent, check_name(parent, n)) for n in visible if n.lower().endswith(IMAGE_EXTENSIONS)]
-    return sorted(paths)
+def sizes_of_parts(number, shares):
+    """Return the numbers of images in the parts of `split_by_class`."""
+    sizes = [round(share * number) for share in shares]
+    sizes.append(number - sum(sizes))
+    if min(sizes) > 0:
+        return sizes
+    whole = [*shares, 1 - sum(shares)]
+    first = sorted(range(len(whole)), key=lambda part: -whole[part])
+    sizes = [0] * len(whole)
+    for i in range(number):
+        sizes[first[i] if i < len(first) else first[0]] += 1
+    return sizes
 
 
 def read_class_folders(folder, names, present=None):

@@ -5,7 +5,6 @@ IJCV 2022). Its DATASETS.md links all files: https://github.com/KaiyangZhou/CoOp
 """
 
 import os.path as osp
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -76,10 +75,9 @@ class SplitReader(Reader):
 
     def make_split(self, folder, images):
         """Return the lists of Datum (train, val, test) by the data set's own annotations, with a warning."""
-        warnings.warn(
+        self.say(
             f"{folder} has no {self.split_name()}, so DATASET.MAKE_SPLIT made a split: "
-            "results are not comparable with published ones",
-            stacklevel=2,
+            "results are not comparable with published ones"
         )
         train, test = self.row.list_images(folder, images)
         if test is None:

@@ -1,6 +1,6 @@
 """Compare methods: python -m scripts.compare DATASETS SHOTS [options of train.py]
 
-DATASETS are names and SHOTS are numbers, separated by commas. A YAML file can replace both:
+DATASETS are names and SHOTS are numbers or all, separated by commas. A YAML file can replace both:
 
     datasets: [caltech101, dtd]
     shots: [1, 2, 4, 8, 16]
@@ -29,7 +29,7 @@ from dassl.utils import Parser, UserError, command
 from scripts import plots, table, visualize
 from scripts.execution import carry_out, configurations, jobs_and_threads
 from scripts.groups import group_of
-from scripts.methods import METHODS, check_name, choose_methods, read_yaml, unique
+from scripts.methods import METHODS, check_name, choose_methods, read_yaml, shots_word, unique
 from scripts.run import make_runs
 
 KEYS = ("datasets", "shots", "seeds", "methods", "options")
@@ -112,7 +112,7 @@ def output_folder(runs, what, prefix):
         prefix: first part of the name.
     """
     output, datasets = Path(runs[0].output), unique(run.dataset for run in runs)
-    shots = "-".join(str(number) for number in unique(run.shots for run in runs)) + "shots"
+    shots = "-".join(shots_word(number) for number in unique(run.shots for run in runs)) + "shots"
     if what.suffix:
         return output / f"{prefix}_{what.stem}"
     if len(datasets) == 1:

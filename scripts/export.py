@@ -1,10 +1,11 @@
 """Export a trained run: python -m scripts.export RUN_FOLDER [--out FOLDER]
 
-The command writes three files, which work without the text tower and without this repository:
+The command writes four files, which work without the text tower and without this repository:
 
   model.onnx        preprocessed images (n, 3, S, S) -> probabilities and the OOD score; metadata: class names, pixels
   head.safetensors  text features, projection, logit scale; metadata: the same, and the method's settings
   classify.py       python classify.py IMAGE ...: uses model.onnx with numpy, pillow and onnxruntime
+  images.py         reads images, as the run did
 
 It exports a method if its image tower is frozen and its text is the same for all images.
 

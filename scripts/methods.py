@@ -9,6 +9,7 @@ from dassl.utils import UserError
 
 CONFIGS = Path("configs")
 METHODS = CONFIGS / "comparisons" / "methods.yaml"
+ALL_SHOTS = -1  # all training images, as DATASET.NUM_SHOTS says it
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,25 @@ def choose_methods(path, chosen):
     return [method for name, method in known.items() if (name in chosen if chosen else method.core)]
 
 
+def shots_of(text):
+    """Return the number of shots in a text, or ALL_SHOTS for "all" and "-1".
+
+    Raises:
+        UserError: It is neither that nor a whole number from 1.
+    """
+    if str(text).lower() in ("all", str(ALL_SHOTS)):
+        return ALL_SHOTS
+    return whole_number(text, 1, "shots (images per class, or all)")
+
+
+def shots_word(number):
+    """Return a number of shots as text."""
+    return "all" if number == ALL_SHOTS else str(number)
+
+
 def shots_text(number):
     """Return a number of shots in words."""
-    return f"{number} shot{'s' * (number > 1)}"
+    return "all images" if number == ALL_SHOTS else f"{number} shot{'s' * (number > 1)}"
 
 
 def unique(values):

@@ -18,7 +18,7 @@ import sys
 
 from dassl.utils import command, replacing
 from scripts.groups import average, groups_parser, read_groups, title
-from scripts.methods import unique
+from scripts.methods import ALL_SHOTS, shots_word, unique
 
 OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # without the pale yellow
 MARKERS = "osD^vP*"
@@ -133,21 +133,28 @@ def save(figure, path):
         figure.savefig(file, dpi=150)
 
 
+def by_shots(number):
+    """Return what numbers of shots are sorted by: all images come last."""
+    return float("inf") if number == ALL_SHOTS else number
+
+
 def draw_shots(groups, path):
     """Draw the accuracy over the number of shots, a line for each method."""
     figure, axes = new_axes(groups, height_for_labels(groups))
     look, ends = styles(groups), {}
-    all_shots = sorted(unique(group.shots for group in groups))
+    all_shots = sorted(unique(group.shots for group in groups), key=by_shots)
+    places = {shots: shots if shots > 0 else 2 * max(all_shots) for shots in all_shots}  # all images: at the right
     summaries = {shots: summary(groups, shots) for shots in all_shots}
     for method in look:
         points = [(shots, cells[method]) for shots, cells in summaries.items() if method in cells]
         if points:
             shots, cells = zip(*points, strict=True)
             deviations = [cell.deviation or 0 for cell in cells]
-            axes.errorbar(shots, [cell.mean for cell in cells], deviations, **look[method], capsize=3, linewidth=1.5)
-            ends[method] = (shots[-1], cells[-1].mean)
+            at, means = [places[number] for number in shots], [cell.mean for cell in cells]
+            axes.errorbar(at, means, deviations, **look[method], capsize=3, linewidth=1.5)
+            ends[method] = (places[shots[-1]], cells[-1].mean)
     axes.set_xscale("log", base=2)
-    axes.set_xticks(all_shots, [str(shots) for shots in all_shots])
+    axes.set_xticks(list(places.values()), [shots_word(shots) for shots in all_shots])
     axes.minorticks_off()
     axes.set(xlabel="images per class", ylabel=accuracy_label(groups))
     label_at_right(axes, ends, look)
@@ -190,7 +197,7 @@ def mean_seconds(groups):
 
 def draw_all(groups, out):
     """Draw the plots of groups into a folder, and print and return their names."""
-    largest = max(group.shots for group in groups)
+    largest = max((group.shots for group in groups), key=by_shots, default=ALL_SHOTS)
     at_largest = [group for group in groups if group.shots == largest]
     names = []
     if summary(at_largest, largest):

@@ -1,5 +1,8 @@
 """Classify images with a trained run: python -m scripts.predict RUN_FOLDER IMAGE_OR_FOLDER ...
 
+A pattern such as "photos/**/*.jpg" stands for the images that it fits, @LIST for those in the lines of a text file, and
+- for those in the lines of standard input. Results are printed as they come, so thousands of images need no memory.
+
 For each image the command prints the predicted class and its probability in %: of both branches together, and of each
 branch if the method has two. It also prints an out-of-distribution (OOD) score: the larger, the less the image is like
 the training images.
@@ -11,26 +14,24 @@ Exit code: 0 done, 1 an image is unreadable (it is reported, and the others are 
 130 interrupted.
 """
 
-import csv
-import json
+import glob
+import os
 import sys
 import warnings
 from pathlib import Path
 
-from tabulate import tabulate
 from tqdm import tqdm
 
 from dassl.config import read_config
-from dassl.utils import Parser, UserError, command, user_input
-
-WIDTHS = {"image": 33, "class": 22}  # characters of a column, so that a line has at most 100
-BRANCHES = ("combined", "global", "local")
+from dassl.utils import Parser, UserError, check_availability, command, user_input
+from datasets.files import LeftOut, check_name, link_free_walk
+from scripts.predictions import BRANCHES, CSVLines, JSONList, Table
 
 
 def parse_args(argv):
     parser = Parser(__doc__)
     parser.add_argument("run", type=Path, help="output folder of a finished run")
-    parser.add_argument("images", nargs="*", help="images or folders of images")
+    parser.add_argument("images", nargs="*", help="images, folders of images, patterns, @LIST, or -")
     parser.add_argument("--top", type=int, default=1, metavar="K", help="print the K most probable classes (1)")
     parser.add_argument("--classes", metavar='"A,B"', help="other classes than the run's, if the method allows them")
     parser.add_argument(
@@ -52,24 +53,80 @@ def parse_args(argv):
 
 
 def paths_of(images):
-    """Return the paths of images, and of all images in folders.
+    """Return the paths of images, and a list of lines to say about them.
+
+    Args:
+        images: words of the command line: images, folders, patterns, @LIST, or - for standard input.
 
     Raises:
-        UserError: A folder holds no images.
+        UserError: A word stands for no images.
     """
-    from datasets.reading import link_free_walk  # here, because it imports torch
+    left_out, paths = LeftOut(), []
+    for word in images:
+        if word == "-":
+            lines = read_stdin()
+        elif word.startswith("@") and not os.path.exists(word):
+            lines = read_list(word[1:])
+        else:
+            lines = [word]
+        for line in lines:
+            if line := line.rstrip("\r\n"):
+                paths += images_at(check_name(word, line), left_out)
+    if not paths and images:
+        raise UserError(f"{' '.join(images)} holds no images")
+    said = [str(left_out)] if left_out else []
+    if twice := len(paths) - len(set(paths)):
+        said.append(f"given more than once, and predicted as often: {twice} image{'s' * (twice > 1)}")
+    return paths, said
 
-    paths = []
-    for image in images:
-        found = link_free_walk(image) if Path(image).is_dir() else [image]
-        if not found:
-            raise UserError(f"{image} holds no images")
-        paths += found
-    return paths
+
+def read_stdin():
+    """Return the lines of standard input.
+
+    Raises:
+        UserError: They are not in UTF-8.
+    """
+    try:
+        return list(sys.stdin)
+    except UnicodeDecodeError as error:
+        raise UserError(f"standard input is not in UTF-8 ({error.reason})") from error
+
+
+def read_list(path):
+    """Return the lines of a text file.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
+    except OSError as error:
+        raise UserError(f"cannot read the list {path}: {error.strerror}") from error
+
+
+def images_at(place, left_out):
+    """Return the paths of one image, of those in a folder, or of those that a pattern such as "a/*.jpg" fits.
+
+    Args:
+        place: the path or the pattern.
+        left_out: a LeftOut, to which is added what else is in a folder.
+
+    Raises:
+        UserError: There are no images.
+    """
+    if os.path.isdir(place):
+        found = link_free_walk(place, left_out)
+    elif glob.has_magic(place) and not os.path.exists(place):
+        found = sorted(path for path in glob.glob(place, recursive=True) if os.path.isfile(path))
+    else:
+        return [place]
+    if not found:
+        raise UserError(f"{place} holds no images")
+    return found
 
 
 def predict(predictor, paths, args):
-    """Return a list of records of the readable images, and the number of unreadable ones, which are reported.
+    """Yield a list of records for each batch of images; unreadable images are reported and left out.
 
     Args:
         predictor: a Predictor.
@@ -78,18 +135,17 @@ def predict(predictor, paths, args):
     """
     import torch  # here, because it takes a second
 
-    records, unreadable, batch = [], 0, {}
+    batch = {}
     for number, path in enumerate(tqdm(paths, disable=True if args.quiet else None, leave=False), start=1):
         try:
             batch[number] = path, predictor.preprocess(path)
         except UserError as error:
-            unreadable += 1
             tqdm.write(f"error: {error}", file=sys.stderr)
         if batch and (len(batch) == predictor.batch_size or number == len(paths)):
             names, pixels = zip(*batch.values(), strict=True)
-            records += records_of(names, predictor.predict(torch.stack(pixels), args.score), predictor, args.top)
+            predictions = predictor.predict(torch.stack(pixels), args.score)
+            yield list(records_of(names, predictions, predictor, args.top))
             batch = {}
-    return records, unreadable
 
 
 def records_of(paths, predictions, predictor, top):
@@ -118,40 +174,21 @@ def records_of(paths, predictions, predictor, top):
         yield {"image": str(path), "classes": classes, "ood": predictions.ood[i].item(), "is_ood": is_ood}
 
 
-def table(records, score):
-    """Return a table with a line for each image and class, at most 100 letters long."""
-    rows = []
-    for record in records:
-        for rank, entry in enumerate(record["classes"]):
-            percent = [None if entry[name] is None else 100 * entry[name] for name in BRANCHES]
-            of_image = [record["ood"], {None: "", True: "yes", False: "no"}[record["is_ood"]]] if rank == 0 else []
-            image = shorten(record["image"], "image", end=True) if rank == 0 else ""
-            rows.append([image, shorten(entry["class"], "class"), *percent, *of_image])
-    headers = ["image", "class", "%", "global", "local", score, "OOD"]
-    formats = ("", "", ".1f", ".1f", ".1f", ".4f", "")
-    return tabulate(rows, headers, floatfmt=formats, disable_numparse=[0, 1])
+def write(batches, score, args):
+    """Print lists of records as a table, as JSON or as CSV, each as soon as it is there; return how many there were.
 
-
-def shorten(text, column, end=False):
-    """Return the text cut to the width of a column: its start, or its end if `end` is true."""
-    width = WIDTHS[column]
-    if len(text) <= width:
-        return text
-    return f"…{text[1 - width :]}" if end else f"{text[: width - 1]}…"
-
-
-def write(records, score, args):
-    """Print the records as a table, as JSON or as CSV."""
-    if args.json:
-        print(json.dumps(records, indent=2, ensure_ascii=False))
-    elif args.csv:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(["image", "rank", "class", *BRANCHES, score, "is_ood"])
-        for record in records:
-            for rank, entry in enumerate(record["classes"], start=1):
-                writer.writerow([record["image"], rank, *entry.values(), record["ood"], record["is_ood"]])
-    else:
-        print(table(records, score))
+    Args:
+        batches: iterator of lists of records.
+        score: name of the OOD score.
+        args: the command's arguments.
+    """
+    form = (JSONList if args.json else CSVLines if args.csv else Table)(score)
+    number = 0
+    for records in batches:  # a mistake in the first batch prints nothing
+        tqdm.write((form.start() if number == 0 else "") + form.text(records), file=sys.stdout, end="")
+        number += len(records)
+    tqdm.write(("" if number else form.start()) + form.end(), file=sys.stdout, end="")
+    return number
 
 
 @command
@@ -160,17 +197,19 @@ def main(argv=None):
     args = parse_args(argv)
     read_config(args.run)  # reports a folder that is no run before torch is imported
     import sotglp
+    from dassl.utils.images import in_words
 
     with user_input():
-        paths = paths_of(args.images)
+        paths, said = paths_of(args.images)
         names = None if args.classes is None else [name.strip() for name in args.classes.split(",")]
         with warnings.catch_warnings(record=True) as notes:
             warnings.simplefilter("always")
             predictor = sotglp.load(args.run, names)
-        notes = [str(note.message) for note in notes]
+        if args.score:
+            check_availability(args.score, predictor.scores, "OOD score of this method")
+        notes = [*said, *(str(note.message) for note in notes)]
         if args.calibrate:
             predictor.calibrate(args.root)
-    records, unreadable = predict(predictor, paths, args)
     score = args.score or predictor.score
     if args.calibrate:
         notes.append(
@@ -181,9 +220,12 @@ def main(argv=None):
     if not args.quiet:
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
-    if paths:
-        write(records, score, args)
-    return 1 if unreadable else 0
+    if not paths:
+        return 0
+    number = write(predict(predictor, paths, args), score, args)
+    if predictor.remarks and not args.quiet:
+        print(f"note: {in_words(predictor.remarks)}", file=sys.stderr)
+    return 0 if number == len(paths) else 1
 
 
 if __name__ == "__main__":

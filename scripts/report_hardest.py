@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from PIL import Image, ImageOps
 
+from dassl.data.data_manager import reading
+from dassl.finished import FinishedRun
 from dassl.utils import UserError, read_image
 from scripts import prompt_figures
 from scripts.methods import unique
@@ -73,10 +75,10 @@ def faces(mistakes, groups):
         mistakes: list of Mistake.
         groups: list of Group with finished runs on the data set.
     """
-    readable = []
+    readable, how = [], how_to_read(groups)
     for mistake in mistakes:
         with contextlib.suppress(UserError):
-            readable.append((mistake, read_image(mistake.path)))
+            readable.append((mistake, read_image(mistake.path, **how)))
     note, drawn = overlays(readable, groups)
     figures = []
     for mistake in mistakes:
@@ -86,6 +88,14 @@ def faces(mistakes, groups):
             gone = f"{mistake.caption} (its file is gone: {mistake.path})"
             figures.append(f"<figure><figcaption>{text(gone)}</figcaption></figure>")
     return f"<p>{text(note)}</p>", figures
+
+
+def how_to_read(groups):
+    """Return the keyword arguments of `read_image` with which the first of the groups read its images."""
+    for group in groups:
+        with contextlib.suppress(UserError):  # a folder with results alone
+            return reading(FinishedRun(group.folder / f"seed{min(group.runs)}").cfg)
+    return {}
 
 
 def overlays(readable, groups):

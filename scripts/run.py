@@ -1,7 +1,10 @@
 """Train and test a method with several seeds: python -m scripts.run METHOD DATASET SHOTS [options of train.py]
 
-METHOD is a name of configs/comparisons/methods.yaml. DATASET is a file of configs/datasets, without .yaml.
-Finished runs are skipped, and stopped ones continue.
+METHOD is a name of configs/comparisons/methods.yaml. DATASET is a file of configs/datasets, without .yaml. SHOTS is a
+number of training images of each class, or all (also -1).
+
+Finished runs are skipped, and stopped ones continue. A finished run with other settings, such as fewer epochs, is
+another run: the command says what differs.
 
 Settings come from the environment. Their defaults are in brackets:
 
@@ -26,8 +29,19 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dassl.utils import UserError, command
-from scripts.methods import CONFIGS, Method, check_name, names, read_methods, shots_text, unique, whole_number
+from dassl.utils import UserError, command, user_input
+from scripts.methods import (
+    CONFIGS,
+    Method,
+    check_name,
+    names,
+    read_methods,
+    shots_of,
+    shots_text,
+    shots_word,
+    unique,
+    whole_number,
+)
 
 EMBEDDED = ("fashion_mnist", "emoji")
 PR_SET_PDEATHSIG = 1  # from Linux's prctl.h: the signal that a process gets when its parent dies
@@ -102,7 +116,7 @@ class Run(Command):
     @property
     def group(self):
         """The folder of the runs that differ in the seed only."""
-        name = f"{self.backbone}_{self.shots}shots"
+        name = f"{self.backbone}_{shots_word(self.shots)}shots"
         return Path(self.output, self.dataset, self.method.trainer, name, self.method.variant)
 
     @property
@@ -150,7 +164,7 @@ def make_runs(methods, datasets, shots, options=(), seeds=None):
     Args:
         methods: list of Method.
         datasets: files of configs/datasets, without .yaml.
-        shots: numbers of images per class, or their text.
+        shots: numbers of images per class, or their text; -1 or all for all images.
         options: words for train.py.
         seeds: numbers or their text; None for SEEDS.
 
@@ -161,7 +175,7 @@ def make_runs(methods, datasets, shots, options=(), seeds=None):
     environment.setdefault("FEATURES", str(Path(environment["OUTPUT"], "features")))
     seeds = environment["SEEDS"].split() if seeds is None else seeds
     seeds = unique(whole_number(seed, 0, "seeds (SEEDS)") for seed in seeds)
-    shots = unique(whole_number(number, 1, "shots (images per class)") for number in shots)
+    shots = unique(map(shots_of, shots))
     if not (methods and datasets and shots and seeds):
         raise UserError("there is nothing to run: give at least one method, data set, number of shots and seed")
     streams = tuple(unique(method.patches for method in methods if method.patches))
@@ -187,14 +201,22 @@ def main(argv=None):
     if arguments[:1] in (["-h"], ["--help"]):
         print(__doc__.strip())
         return 0
-    if len(arguments) < 3 or not arguments[2].isdigit():
+    try:
+        name, dataset, shots, *options = arguments
+        shots_of(shots)
+    except ValueError:
         known = "; ".join(names("datasets"))
-        raise UserError(f"give DATASET and SHOTS, with SHOTS 1 or more and DATASET one of: {known}")
-    name, dataset, shots, *options = arguments
+        wanted = f"SHOTS 1 or more, or all, and DATASET one of: {known}"
+        raise UserError(f"give DATASET and SHOTS, with {wanted}") from None
     methods = read_methods()
     check_name(name, methods, "method")
     method = replace(methods[name], variant=os.environ.get("VARIANT") or methods[name].variant)
     runs = make_runs([method], [dataset], [shots], options)
+    if any(run.finished for run in runs):
+        from scripts.execution import configurations  # here, because it takes seconds
+
+        with user_input():  # a finished run with other settings, such as fewer epochs, is another run
+            configurations([run for run in runs if run.finished])
     # An interrupt from the terminal reaches train.py as well, which reports it.
     signal.signal(signal.SIGINT, lambda *_: None)
     for run in runs:

@@ -25,7 +25,7 @@ from dassl.finished import FinishedRun
 from dassl.utils import UserError, command
 from scripts import compare
 from scripts.execution import carry_out, configurations, jobs_and_threads
-from scripts.methods import choose_methods
+from scripts.methods import choose_methods, shots_word
 from scripts.run import make_runs
 from scripts.transfer_plans import PROTOCOLS, tests_of
 from scripts.transfer_tables import report
@@ -58,9 +58,9 @@ def parse(argv):
         return make_runs(methods, [dataset], [shots], options)
 
     extra = {} if args.sources is None else {"sources": args.sources.split(",")}
-    output = make(arguments[0].split(",")[0], arguments[-1])[0].output
+    run = make(arguments[0].split(",")[0], arguments[-1])[0]
     name = "_".join([protocol, *(word.replace(",", "+") for word in (*arguments[:-1], *extra.get("sources", ())))])
-    return function(arguments, make, **extra), Path(output, f"{name}_{arguments[-1]}shots")
+    return function(arguments, make, **extra), Path(run.output, f"{name}_{shots_word(run.shots)}shots")
 
 
 def undeclared(test):

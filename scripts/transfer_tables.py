@@ -100,7 +100,7 @@ def report(plans, tests, out):
         tests: for each plan {target: list of Evaluation}.
         out: Path of the folder for the files.
     """
-    tables, lines, all_groups, notes = [], [], [], notes_of(plans[0])
+    tables, lines, all_groups, notes = [], [], [], notes_of(plans[0]) if plans else []
     for plan, of_plan in zip(plans, tests, strict=True):
         columns = {plan.own: plan.runs, **{target.name: of_plan[target] for target in plan.targets}}
         groups = groups_of(plan, columns)

@@ -23,6 +23,7 @@ from sotglp.prompted import PromptedCLIP
 from sotglp.towers import ImageTower
 
 LAYOUT = 1  # version of the files, part of their key
+REMARKS = "remarks.npy"  # what was remarked about the images when they were read
 CLASS = "class"  # name of the file of class tokens; a file of patch tokens has the name of its stream
 
 
@@ -71,8 +72,12 @@ class EncodedImages:
                     stack.enter_context(locked(place))
             if parallel.agree(not all(self.readable(path) for path in self.paths.values())):
                 self.encode(loader, model.clip.visual)
+                with parallel.failing_together():
+                    if parallel.is_first():
+                        np.save(place / REMARKS, dataset.remarks.numpy())
         with parallel.failing_together():  # machines may not share the folder
             self.arrays = {name: np.load(self.paths[name], mmap_mode="r") for name in read}
+            dataset.remarks |= torch.from_numpy(np.load(place / REMARKS))  # of the run that encoded them
 
     def key(self, dataset: Any, model: PromptedCLIP) -> str:
         """Return 16 letters that name all that the features depend on."""
@@ -80,7 +85,7 @@ class EncodedImages:
         heads = [block.attn.heads for block in visual.transformer.resblocks]
         versions = tuple(importlib.metadata.version(name) for name in ("torch", "torchvision", "pillow"))
         reduced = dataset.cfg.DATALOADER.REDUCED_JPEG
-        pixels = dataset.transform, reduced, self.seed
+        pixels = dataset.transform, reduced, dataset.how, self.seed
         facts = LAYOUT, versions, self.dtype, visual.proj.device.type, visual, heads, pixels
         digest = hashlib.sha256(repr(facts).encode())
         for weights in visual.state_dict().values():

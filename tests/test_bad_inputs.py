@@ -13,12 +13,15 @@ from conftest import draw_squares
 import sotglp
 from dassl.config import flatten, get_cfg_default
 from dassl.config.checks import is_inside
+from dassl.config.merge import SWITCH
 from dassl.utils import load_checkpoint
 from sotglp.prompts import encode_names, fit_name
 from train import main
 from trainers.sotglp import SOTGLP
 
 IMPOSSIBLE = {
+    "INPUT.EXIF": ["yes please"],
+    "INPUT.BACKGROUND": ["no colour"],
     "OPTIM.LR": [-1.0, "nan", "inf"],
     "OPTIM.MOMENTUM": [1.0, -0.1],
     "OPTIM.WEIGHT_DECAY": [-1.0],
@@ -193,6 +196,8 @@ def test_wrong_types_are_refused(refused):
             wrong = ["{'a': 1}", "'x'", "7"]
         elif isinstance(old, float):
             wrong = ["'x'", "(1,)"]
+        elif old in SWITCH:
+            wrong.remove("True")  # on
         elif isinstance(old, int) and not isinstance(old, bool):
             wrong = ["'x'", "(1,)", "1.5"]
         assert key in refused({key: draw.choice(wrong)})

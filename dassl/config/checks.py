@@ -42,6 +42,16 @@ def several(count: int, rule: Test, allowed: str) -> Rule:
     return lambda value: len(value) == count and all(map(rule, value)), f"{count} {allowed}"
 
 
+def is_colour(value: str) -> bool:
+    """Return whether Pillow knows a colour."""
+    from PIL import ImageColor  # here, so that --help answers without it
+
+    try:
+        return bool(ImageColor.getrgb(value))
+    except (ValueError, AttributeError):
+        return False
+
+
 POSITIVE: Rule = lambda value: value > 0, "a number above 0"  # noqa: E731
 FROM_0, FROM_1, SHARE, BELOW_1 = within(0), within(1), within(0, 1), within(0, below=1)
 RULES: dict[str, Rule] = {
@@ -50,6 +60,8 @@ RULES: dict[str, Rule] = {
         2, lambda value: isinstance(value, int) and value > 0, "numbers of pixels from 1, for height and width"
     ),
     "INPUT.INTERPOLATION": one_of("nearest", "bilinear", "bicubic"),
+    "INPUT.EXIF": one_of("auto", "on", "off"),
+    "INPUT.BACKGROUND": (is_colour, "a colour by name or as #rrggbb"),
     "INPUT.LONG_NAMES": one_of("stop", "truncate"),
     "INPUT.CACHE_VIEWS": FROM_0,
     "INPUT.PIXEL_MEAN": several(3, math.isfinite, "numbers, for red, green and blue"),
@@ -71,9 +83,10 @@ RULES: dict[str, Rule] = {
     "INPUT.RANDAUGMENT_N": FROM_0,
     "INPUT.RANDAUGMENT_M": within(0, below=31),
     "INPUT.GN_STD": FROM_0,
+    "DATASET.FEW_IMAGES": one_of("take", "stop"),
     "DATASET.SUBSAMPLE_CLASSES": one_of("all", "base", "new"),
     "DATALOADER.NUM_WORKERS": FROM_0,
-    "DATALOADER.ON_ERROR": one_of("stop", "skip"),
+    "DATALOADER.ON_ERROR": one_of("load", "stop", "skip"),
     "DATALOADER.K_TRANSFORMS": FROM_1,
     "DATALOADER.TRAIN_X.BATCH_SIZE": FROM_1,
     "DATALOADER.TEST.BATCH_SIZE": FROM_1,

@@ -26,6 +26,11 @@ FREE_KEYS = (
     *("OUTPUT_DIR", "RESUME", "USE_CUDA", "VERBOSE", "TRAIN.", "TEST.", "INPUT.FEATURE_", "TRAINER.MEMORY_BUDGET"),
     *("DATASET.ROOT", "DATALOADER.NUM_WORKERS", "DATALOADER.ON_ERROR", "DATALOADER.TEST.", "OPTIM.MAX_EPOCH"),
 )
+# Keys, or their beginnings, that cannot change a result: paths, and what is kept and shown.
+WITHOUT_RESULT = (
+    *("OUTPUT_DIR", "RESUME", "VERBOSE", "DATASET.ROOT", "INPUT.FEATURE_", "TRAIN.", "TEST.PER_CLASS_RESULT"),
+    *("TEST.COMPUTE_CMAT", "TEST.DECIMALS"),
+)
 
 
 def compose(
@@ -52,6 +57,8 @@ def compose(
     for fpath in files:
         merge_file(cfg, fpath, allow_new_keys, shots=number_of_shots(given.get("DATASET.NUM_SHOTS")))
     merge_pairs(cfg, values or {}, allow_new_keys)
+    if cfg.INPUT.EXIF == "auto":  # decided now: predictions do without the reader
+        cfg.INPUT.EXIF = "on" if getattr(registered("DATASET", cfg.DATASET.NAME), "exif", False) else "off"
     cfg.freeze()
     check_values(cfg)
     check_ranges(cfg, method_ranges(cfg))
@@ -144,6 +151,13 @@ def check_same_run(cfg: CfgNode) -> None:
 
 
 def config_hash(cfg: CfgNode) -> str:
-    """Return 16 hexadecimal digits that identify all settings but OUTPUT_DIR."""
-    settings = {key: value for key, value in flatten(yaml.safe_load(cfg.dump())).items() if key != "OUTPUT_DIR"}
+    """Return 16 hexadecimal digits that identify all settings that can change a result.
+
+    Of a file of weights, the content counts instead of the path.
+    """
+    settings = flatten(yaml.safe_load(cfg.dump()))
+    settings = {key: value for key, value in settings.items() if not key.startswith(WITHOUT_RESULT)}
+    weights = settings["MODEL.BACKBONE.NAME"]
+    if osp.isfile(weights):
+        settings["MODEL.BACKBONE.NAME"] = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
     return hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:16]

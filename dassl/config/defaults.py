@@ -12,6 +12,8 @@ _C.VERBOSE = True  # print what is built
 _C.INPUT = CfgNode()
 _C.INPUT.SIZE = (224, 224)  # height, width
 _C.INPUT.INTERPOLATION = "bilinear"  # nearest, bilinear or bicubic
+_C.INPUT.EXIF = "auto"  # follow a file's orientation and colour profile: on, off, or auto (own images only)
+_C.INPUT.BACKGROUND = "white"  # what transparent images are laid on: a colour by name or as #rrggbb
 _C.INPUT.TRANSFORMS = ()  # names of dassl/data/transforms, which fixes their order
 _C.INPUT.NO_TRANSFORM = False  # batches hold PIL images
 _C.INPUT.LONG_NAMES = "stop"  # if a class name is too long for CLIP's context: stop, or truncate it with a warning
@@ -40,13 +42,15 @@ _C.DATASET = CfgNode()
 _C.DATASET.ROOT = ""  # folder that holds the data sets
 _C.DATASET.NAME = ""  # a registered reader
 _C.DATASET.NUM_SHOTS = -1  # training images per class; below 1: all
+_C.DATASET.FEW_IMAGES = "take"  # if a class has fewer training images than NUM_SHOTS: take all it has, or stop
 _C.DATASET.SUBSAMPLE_CLASSES = "all"  # all, base (first half of the classes) or new (the rest)
 _C.DATASET.SOURCE_DOMAINS = ()  # domains of the training images, for readers with domains
 _C.DATASET.TARGET_DOMAINS = ()  # domains of the test images
 
 _C.DATALOADER = CfgNode()
 _C.DATALOADER.NUM_WORKERS = 4  # processes that load images; 0 loads in the main one
-_C.DATALOADER.ON_ERROR = "stop"  # if an image is unreadable: stop, or skip it and count it
+_C.DATALOADER.ON_ERROR = "load"  # stop: at any damaged image; load: but take what is there of one that is cut off;
+# skip: leave damaged images out; results.json counts them
 _C.DATALOADER.REDUCED_JPEG = False  # decode large JPEGs at a fraction of their size: faster, but not the same pixels
 _C.DATALOADER.K_TRANSFORMS = 1  # views of each training image; above 1, "img" is a list of them
 _C.DATALOADER.RETURN_IMG0 = False  # add the image without augmentation to a batch, as "img0"

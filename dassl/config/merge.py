@@ -13,6 +13,7 @@ from dassl.utils import UserError, similar_names
 
 BASE = "_BASE_"  # key of a YAML file whose value is the path of another one, which is merged first
 UP_TO_SHOTS = "_UP_TO_SHOTS_"  # key of a YAML file: {images per class: keys and values up to this number of them}
+SWITCH = ("auto", "on", "off")  # values of a key that takes these words
 ALIASES = 16  # most aliases in a YAML file: nested ones can stand for more values than fit into memory
 
 
@@ -63,6 +64,8 @@ def merge_pairs(
             hint = f"; the nearest are {', '.join(nearest)}" if nearest else ""
             raise UserError(f"unknown config key {key}{hint}")
         try:
+            if known[key] in SWITCH and isinstance(CfgNode._decode_cfg_value(value), bool):
+                value = "on" if CfgNode._decode_cfg_value(value) else "off"  # as YAML reads the words
             if isinstance(known[key], float) and type(number := CfgNode._decode_cfg_value(value)) is int:
                 value = float(number)
             cfg.merge_from_list([key, value])

@@ -12,8 +12,9 @@ from torch.utils.data._utils.worker import _generate_state
 from torchvision import transforms as T
 
 from dassl.utils import UserError, read_image
+from dassl.utils.images import REMARKS
 
-from .datasets import build_dataset
+from .datasets import build_dataset, reads_exif
 from .samplers import EpochSeeds, build_sampler
 from .transforms import INTERPOLATION_MODES, build_transform
 
@@ -28,8 +29,9 @@ class DatasetWrapper(Dataset):
     - DATALOADER.RETURN_IMG0 adds img0, the image without augmentation.
     - Without a transform, img is the PIL image.
 
-    DATALOADER.ON_ERROR "skip" reports an unreadable image and marks it in `unreadable`. In training, the next image of
-    the class replaces it, so batches keep their size. In a test, its item is None.
+    An image that is cut off is taken as far as it goes with DATALOADER.ON_ERROR "load", and is unreadable otherwise.
+    "skip" reports an unreadable image and marks it in `unreadable`. In training, the next image of the class replaces
+    it, so batches keep their size. In a test, its item is None.
 
     Args:
         cfg: The configuration.
@@ -39,6 +41,8 @@ class DatasetWrapper(Dataset):
 
     Attributes:
         unreadable: (N,) bool, True for each image that was skipped; shared with worker processes.
+        remarks: (N, len(REMARKS)) bool, the remarks about each image that was read; shared as well.
+        how: How images are read, as keyword arguments of `read_image`.
 
     Raises:
         ValueError: K_TRANSFORMS is above 1 without a transform, or ON_ERROR is unknown.
@@ -55,9 +59,12 @@ class DatasetWrapper(Dataset):
         self.return_img0 = cfg.DATALOADER.RETURN_IMG0
         if self.k_tfm > 1 and transform is None:
             raise ValueError("DATALOADER.K_TRANSFORMS > 1 needs a transform: set INPUT.NO_TRANSFORM to False")
-        if cfg.DATALOADER.ON_ERROR not in ("stop", "skip"):
-            raise ValueError(f'DATALOADER.ON_ERROR must be stop or skip, got "{cfg.DATALOADER.ON_ERROR}"')
-        self.unreadable = torch.zeros(len(data_source), dtype=torch.bool).share_memory_()  # workers write it
+        if cfg.DATALOADER.ON_ERROR not in ("load", "stop", "skip"):
+            raise ValueError(f'DATALOADER.ON_ERROR must be load, stop or skip, got "{cfg.DATALOADER.ON_ERROR}"')
+        self.how = reading(cfg)
+        # Workers write both.
+        self.unreadable = torch.zeros(len(data_source), dtype=torch.bool).share_memory_()
+        self.remarks = torch.zeros(len(data_source), len(REMARKS), dtype=torch.bool).share_memory_()
         self.seed = None
         to_tensor = [T.Resize(cfg.INPUT.SIZE, INTERPOLATION_MODES[cfg.INPUT.INTERPOLATION]), T.ToTensor()]
         if "normalize" in cfg.INPUT.TRANSFORMS:
@@ -105,10 +112,13 @@ class DatasetWrapper(Dataset):
         at_least = self.smallest_size() if self.cfg.DATALOADER.REDUCED_JPEG else None
         for i in self.candidates(index):
             if not self.unreadable[i]:
+                remarks = set()
                 try:
-                    return i, read_image(self.data_source[i].impath, at_least)
+                    image = read_image(self.data_source[i].impath, at_least, remarks=remarks, **self.how)
+                    self.remarks[i] = torch.tensor([key in remarks for key in REMARKS])
+                    return i, image
                 except UserError as error:
-                    if self.cfg.DATALOADER.ON_ERROR == "stop":
+                    if self.cfg.DATALOADER.ON_ERROR != "skip":
                         raise
                     self.unreadable[i] = True
                     print(f"skipped: {error}", file=sys.stderr)
@@ -133,6 +143,21 @@ class DatasetWrapper(Dataset):
             share = 3 / 4 * cfg.RRCROP_SCALE[0]  # of the area; 3/4 is the aspect ratio of torchvision's narrowest crop
         side = round(max(cfg.SIZE) / share**0.5) if share else None
         return side and (side, side)
+
+
+def reading(cfg):
+    """Return how the images of a configuration are read, as keyword arguments of `read_image`."""
+    exif = {"on": True, "off": False}.get(cfg.INPUT.EXIF, reads_exif(cfg.DATASET.NAME))
+    return {"exif": exif, "background": cfg.INPUT.BACKGROUND, "truncated": cfg.DATALOADER.ON_ERROR == "load"}
+
+
+def remarked(datasets):
+    """Return {key of REMARKS: number of images that it applies to} of the images that several DatasetWrapper read."""
+    paths = {key: set() for key in REMARKS}
+    for dataset in datasets:
+        for index, column in dataset.remarks.nonzero().tolist():
+            paths[list(REMARKS)[column]].add(dataset.data_source[index].impath)
+    return {key: len(found) for key, found in paths.items() if found}
 
 
 def collate(items):

@@ -10,6 +10,7 @@ from dassl.utils import (
     checkpoint_name,
     load_checkpoint,
     load_last_checkpoints,
+    most_bytes,
     restore_checkpoint,
     save_checkpoint,
 )
@@ -97,8 +98,8 @@ class CheckpointMethods:
             print("No checkpoint found, train from scratch")
             return 0
         saved = []  # {(finished epochs, finished batches): checkpoint} of each model, the newest last
-        for folder in folders:
-            checkpoints = load_last_checkpoints(folder)
+        for name, folder in zip(names, folders, strict=True):
+            checkpoints = load_last_checkpoints(folder, most_bytes(self._models[name]))
             for checkpoint in checkpoints:
                 self.check_origin(checkpoint, folder)
             saved.append({(c["epoch"], c.get("batch", 0)): c for c in reversed(checkpoints)})
@@ -176,7 +177,7 @@ class CheckpointMethods:
         self.check_saved(directory, epoch)
         for name in self.get_model_names():
             fpath = osp.join(directory, name, checkpoint_name(epoch))
-            checkpoint = load_checkpoint(fpath)
+            checkpoint = load_checkpoint(fpath, most_bytes(self._models[name]))
             self.check_origin(checkpoint, fpath)
             try:
                 self._models[name].load_state_dict(checkpoint["state_dict"])

@@ -9,8 +9,9 @@ import torch
 from tqdm import tqdm
 
 from dassl.data import DataManager
+from dassl.data.data_manager import remarked
 from dassl.evaluation import build_evaluator
-from dassl.utils import BEST, UserError, copy_file, mkdir_if_missing, raise_together, wait_for_all
+from dassl.utils import BEST, UserError, copy_file, log_only, mkdir_if_missing, raise_together, wait_for_all
 
 from .base import TrainerBase
 from .forks import ignore
@@ -108,8 +109,8 @@ class SimpleTrainer(TrainerBase):
             self.save_model(self.epoch, self.output_dir)
 
     def after_train(self):
-        # log parsers of the CoOp family wait for one line or the other
-        print("Finish training\nFinished training")
+        print("Finish training")
+        log_only("Finished training")  # log parsers of the CoOp family wait for one line or the other
         if not self.cfg.TEST.NO_TEST:
             if self.cfg.TEST.FINAL_MODEL == "best_val":
                 print("Deploy the model with the best val performance")
@@ -174,6 +175,12 @@ class SimpleTrainer(TrainerBase):
             if hasattr(dataset, "unreadable"):
                 skipped[split] = [dataset.data_source[i].impath for i in dataset.unreadable.nonzero().flatten()]
         return skipped
+
+    def image_remarks(self):
+        """Return {key of dassl.utils.images.REMARKS: number of images that it applies to}."""
+        loaders = [getattr(self, name, None) for name in LOADERS]
+        datasets = [getattr(loader, "dataset", None) for loader in loaders]
+        return remarked(dataset for dataset in datasets if hasattr(dataset, "remarks"))
 
     def model_inference(self, input, **unknown):
         """Return the scores (B, C) of a batch of images; unknown arguments are ignored with a warning."""

@@ -6,11 +6,11 @@ The names of `torchtools` are imported when they are first used, because it impo
 import importlib
 from typing import TYPE_CHECKING
 
-from .commands import Parser, UserError, command, user_input
+from .commands import Parser, UserError, command, note, user_input
 from .distributed import is_main, process_group, same_seed, wait_for_all, world_size
 from .files import BEST, checkpoint_name, copy_file, owned, read_json, replacing, write_csv, write_json
 from .interrupt import Interrupted, raise_together, signals_interrupt, uninterrupted
-from .logger import Logger, setup_logger
+from .logger import Logger, log_only, setup_logger
 from .meters import AverageMeter, MetricMeter
 from .registry import Registry, import_modules
 from .tools import (
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         load_checkpoint,
         load_last_checkpoints,
         load_pretrained_weights,
+        most_bytes,
         restore_checkpoint,
         resume_from_checkpoint,
         save_checkpoint,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 TORCHTOOLS = (
     *("count_num_param", "get_random_state", "load_checkpoint", "load_last_checkpoints", "load_pretrained_weights"),
-    *("restore_checkpoint", "resume_from_checkpoint", "save_checkpoint", "save_tensors", "saved_names"),
+    *("most_bytes", "restore_checkpoint", "resume_from_checkpoint", "save_checkpoint", "save_tensors", "saved_names"),
     "set_random_state",
 )
 

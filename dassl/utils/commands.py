@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import functools
 import sys
+import warnings
 
 from .distributed import is_main
 
@@ -52,16 +53,42 @@ def user_input(kinds=(ValueError, OSError)):
         raise UserError(" ".join(str(error).split())) from error
 
 
+class Note(UserWarning):
+    """What a user should know, in one line; nothing is wrong."""
+
+
+def note(message):
+    """Say something once: a command prints it to stderr, as it does with warnings."""
+    warnings.warn(message, Note, stacklevel=2)
+
+
+@contextlib.contextmanager
+def one_line_warnings():
+    """Show warnings, in the block, as one line each, without a file and a line of code."""
+
+    def show(message, category, *_):
+        kind = "note" if issubclass(category, Note) else "warning"
+        return f"{kind}: {' '.join(str(message).split())}\n" if is_main() else ""
+
+    before, warnings.formatwarning = warnings.formatwarning, show
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
 def command(main):
     """Decorate the `main(argv=None)` of a command, which returns an exit code; None means 0.
 
-    A UserError becomes one line on stderr and exit code 2, and KeyboardInterrupt becomes exit code 130.
+    A UserError becomes one line on stderr and exit code 2, and KeyboardInterrupt becomes exit code 130. Warnings are
+    one line each.
     """
 
     @functools.wraps(main)
     def run(argv=None):
         try:
-            return main(argv) or 0
+            with one_line_warnings():
+                return main(argv) or 0
         except UserError as error:
             if is_main():
                 print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -61,6 +61,12 @@ class Logger:
         self.close()
 
 
+def log_only(line):
+    """Write a line to the log, if there is one, and not to the console."""
+    if isinstance(sys.stdout, Logger):
+        sys.stdout.to_file(lambda: sys.stdout.file.write(f"{line}\n"))
+
+
 def setup_logger(output=None):
     """Copy to a file what is printed from now on.
 

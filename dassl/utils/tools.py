@@ -36,26 +36,20 @@ def listdir_nohidden(path, sort=False):
     return sorted(names) if sort else names
 
 
-def read_image(path, at_least=None):
-    """Return an image as a PIL image in RGB.
-
-    Args:
-        path: Path of the file.
-        at_least: (width, height) in pixels. A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that is not smaller:
-            this is faster, but pixels differ a little after resizing. None decodes the whole image.
+def read_image(path, at_least=None, exif=True, background="white", truncated=False, remarks=None):
+    """Return an image as a PIL image in RGB; the one function that reads images. Arguments as in `images.open_image`.
 
     Raises:
         UserError: The file is missing, damaged or no image.
     """
-    from PIL import Image
+    from .images import open_image
 
     try:
-        with Image.open(path) as image:
-            if at_least:
-                image.draft(None, at_least)
-            return image.convert("RGB")
+        return open_image(path, at_least, exif, background, truncated, remarks)
+    except FileNotFoundError as error:
+        raise UserError(f"cannot read image {path}: there is no such file") from error
     except Exception as error:  # PIL's plugins raise many types for a damaged file
-        raise UserError(f"cannot read image {path}: {type(error).__name__}: {error}") from error
+        raise UserError(f"cannot read image {path}: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
 def tolist_if_not(x):

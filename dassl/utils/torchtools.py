@@ -3,6 +3,7 @@
 import io
 import os.path as osp
 import pickle
+import pickletools
 import random
 import warnings
 import zipfile
@@ -15,6 +16,9 @@ from . import legacy
 from .commands import UserError
 from .distributed import is_main
 from .files import BEST, checkpoint_name, copy_file, replacing
+
+SLACK = 64 * 2**20  # bytes that a checkpoint may have beside its tensors
+ALLOCATORS = ("bytearray", "Tensor")  # torch's own loading takes both, with a number as their size
 
 
 def get_random_state():
@@ -93,22 +97,28 @@ def save_checkpoint(state, save_dir, is_best=False, remove_module_from_keys=True
         copy_file(fpath, osp.join(save_dir, BEST))
 
 
-def load_checkpoint(fpath):
-    """Return the content of a checkpoint, on the CPU. The file cannot run code.
+def load_checkpoint(fpath, most=None):
+    """Return the content of a checkpoint, on the CPU. The file can neither run code nor take more memory than its size.
 
     The schedulers and optimizers that upstream Dassl pickled are left out.
+
+    Args:
+        fpath: Path of the file.
+        most: Bytes that the file may have, see `most_bytes`; None for any number.
 
     Raises:
         ValueError: `fpath` is None.
         FileNotFoundError: The file is missing.
-        UserError: The file is damaged, or holds objects that could run code.
+        UserError: The file is damaged, too large, or holds objects that could run code.
     """
     if fpath is None:
         raise ValueError("the path of a checkpoint is None")
     if not osp.isfile(fpath):
         raise FileNotFoundError(f"no checkpoint at {fpath}")
     try:
+        check_size(fpath, most)
         check_sums(fpath)
+        check_pickles(fpath)
         try:
             checkpoint = torch.load(fpath, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError:
@@ -118,6 +128,61 @@ def load_checkpoint(fpath):
     if not isinstance(checkpoint, dict):
         raise UserError(f"{fpath} is no checkpoint: it holds a {type(checkpoint).__name__}")
     return checkpoint
+
+
+def most_bytes(*models):
+    """Return the most bytes that a checkpoint of models can have: eight times their own, and 64 MiB.
+
+    Beside the weights it has the moments of an optimizer, and may be in another precision.
+    """
+    tensors = [value for model in models for value in model.state_dict().values() if isinstance(value, torch.Tensor)]
+    return 8 * sum(tensor.numel() * tensor.element_size() for tensor in tensors) + SLACK
+
+
+def check_size(fpath, most=None):
+    """Check the size of a checkpoint before it is read; arguments as in `load_checkpoint`.
+
+    Raises:
+        ValueError: It has more than `most` bytes, or is an archive of much more than its own size.
+    """
+    size = unpacked = osp.getsize(fpath)
+    if zipfile.is_zipfile(fpath):
+        with zipfile.ZipFile(fpath) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > size + SLACK:
+        raise ValueError(f"it is a file of {in_units(size)} that unpacks to {in_units(unpacked)}")
+    if most is not None and unpacked > most:
+        raise ValueError(f"it has {in_units(unpacked)}, but a checkpoint of this model has at most {in_units(most)}")
+
+
+def in_units(size):
+    """Return a number of bytes in words."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+
+
+def check_pickles(fpath):
+    """Check that the pickles of a checkpoint call nothing that makes a large object of a number.
+
+    Raises:
+        ValueError: They name such a function.
+    """
+    if zipfile.is_zipfile(fpath):
+        with zipfile.ZipFile(fpath) as archive:
+            streams = [archive.read(name) for name in archive.namelist() if name.endswith("data.pkl")]
+        pickles = [(io.BytesIO(stream), 1) for stream in streams]
+    else:
+        pickles = [(open(fpath, "rb"), 5)]  # as torch saved before 1.6: four small ones around the checkpoint's
+    for stream, count in pickles:
+        with stream:
+            for _ in range(count):
+                words = []
+                for code, argument, _ in pickletools.genops(stream):
+                    if code.name == "GLOBAL":
+                        words = argument.split(" ", 1)
+                    elif isinstance(argument, str):
+                        words = [*words[-1:], argument]  # of a STACK_GLOBAL, the last two
+                    if code.name in ("GLOBAL", "STACK_GLOBAL") and words[-1] in ALLOCATORS:
+                        raise ValueError(f"it calls {'.'.join(words)}, which can take any memory")
 
 
 def check_sums(fpath):
@@ -142,8 +207,8 @@ def saved_names(fdir):
         return file.read().split()
 
 
-def load_last_checkpoints(fdir):
-    """Return the readable ones of a folder's last two checkpoints, the newest first.
+def load_last_checkpoints(fdir, most=None):
+    """Return the readable ones of a folder's last two checkpoints, the newest first; `most` as in `load_checkpoint`.
 
     Raises:
         UserError: None is readable.
@@ -153,7 +218,7 @@ def load_last_checkpoints(fdir):
         damaged.append(f"{osp.join(fdir, 'checkpoint')} names no checkpoint")
     for name in names:
         try:
-            checkpoints.append(load_checkpoint(osp.join(fdir, name)))
+            checkpoints.append(load_checkpoint(osp.join(fdir, name), most))
         except (UserError, FileNotFoundError) as error:
             damaged.append(str(error))
             print(f"{error}: trying the one before it")
@@ -194,7 +259,7 @@ def resume_from_checkpoint(fdir, model, optimizer=None, scheduler=None):
     Raises:
         UserError: No checkpoint is readable, or it does not fit.
     """
-    checkpoint = load_last_checkpoints(fdir)[0]
+    checkpoint = load_last_checkpoints(fdir, most_bytes(model))[0]
     restore_checkpoint(checkpoint, model, optimizer, scheduler)
     print(f"Resumed from {fdir}, {checkpoint['epoch']} epochs finished")
     return checkpoint["epoch"]

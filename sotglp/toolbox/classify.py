@@ -1,8 +1,10 @@
 """Classifies images with an exported model: python classify.py IMAGE ...
 
-Needs only numpy, pillow and onnxruntime, and model.onnx beside this file, which records how to prepare pixels.
+Needs only numpy, pillow and onnxruntime. Beside this file lie model.onnx, which records how to prepare pixels, and
+images.py, which reads images.
 """
 
+import importlib
 import json
 import sys
 from collections.abc import Iterable
@@ -13,6 +15,11 @@ import onnxruntime
 from PIL import Image
 
 HERE = Path(__file__).parent
+if __package__:  # not exported: its tests
+    from dassl.utils import images as reader
+else:
+    sys.path.insert(0, str(HERE))  # whoever imports this file may stand elsewhere
+    reader = importlib.import_module("images")
 
 
 class Model:
@@ -32,13 +39,14 @@ class Model:
 
     def preprocess(self, image: str | Path | Image.Image) -> np.ndarray:
         """Return an image as (3, S, S): its square in the middle, resized and normalised."""
-        image = image if isinstance(image, Image.Image) else Image.open(image)
-        image, size = image.convert("RGB"), self.facts["size"]
-        short = min(image.size)
+        how, size = {key: self.facts[key] for key in ("exif", "background")}, self.facts["size"]
+        is_read = isinstance(image, Image.Image)
+        picture: Image.Image = reader.to_rgb(image, **how) if is_read else reader.open_image(image, **how)
+        short = min(picture.size)
         resample = Image.Resampling[self.facts["interpolation"].upper()]
-        image = image.resize([size * side // short for side in image.size], resample)
-        left, top = (round((side - size) / 2) for side in image.size)
-        pixels = np.asarray(image.crop((left, top, left + size, top + size)), np.float32) / 255
+        picture = picture.resize([size * side // short for side in picture.size], resample)
+        left, top = (round((side - size) / 2) for side in picture.size)
+        pixels = np.asarray(picture.crop((left, top, left + size, top + size)), np.float32) / 255
         mean, std = (np.asarray(self.facts[key], np.float32) for key in ("pixel_mean", "pixel_std"))
         return ((pixels - mean) / std).transpose(2, 0, 1)
 

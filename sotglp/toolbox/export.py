@@ -20,10 +20,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from dassl.utils import UserError
+from dassl.data.data_manager import reading
+from dassl.utils import UserError, images
 from sotglp import transport
 from sotglp.prompts import Prompts
-from sotglp.toolbox import classify
 from sotglp.toolbox.loading import load
 from sotglp.toolbox.onnx_transport import onnx_solve
 from sotglp.toolbox.trainer import CLIPTrainer
@@ -71,7 +71,7 @@ class ImagePath(nn.Module):
 
 @torch.no_grad()
 def export(run: str | Path, out: str | Path) -> float:
-    """Write MODEL, HEAD and classify.py, which uses the model, into a folder.
+    """Write MODEL, HEAD and classify.py, which uses the model and images.py, into a folder.
 
     Args:
         run: the run's folder.
@@ -87,8 +87,8 @@ def export(run: str | Path, out: str | Path) -> float:
     trainer = predictor.trainer
     model, cfg = trainer.model, trainer.cfg
     check_exportable(trainer)
-    images = torch.randn(3, 3, *[model.clip.visual.image_size] * 2, generator=torch.Generator().manual_seed(0))
-    expected = predictor.predict_batch(images)
+    noise = torch.randn(3, 3, *[model.clip.visual.image_size] * 2, generator=torch.Generator().manual_seed(0))
+    expected = predictor.predict_batch(noise)
     if model.transport_plan is not None and model.transport_plan.func is transport_plan:
         model.transport_plan = partial(exported_plan, **model.transport_plan.keywords)
     outputs = [*(name for name in ("combined", "global_", "local") if getattr(expected, name) is not None), "ood"]
@@ -96,6 +96,7 @@ def export(run: str | Path, out: str | Path) -> float:
     facts = {
         "classnames": predictor.classnames,
         "size": model.clip.visual.image_size,
+        **{key: value for key, value in reading(cfg).items() if key != "truncated"},
         "interpolation": cfg.INPUT.INTERPOLATION,
         "pixel_mean": list(cfg.INPUT.PIXEL_MEAN) if normalized else [0.0] * 3,
         "pixel_std": list(cfg.INPUT.PIXEL_STD) if normalized else [1.0] * 3,
@@ -108,13 +109,14 @@ def export(run: str | Path, out: str | Path) -> float:
     metadata = {key: json.dumps(value) for key, value in facts.items()}
     out.mkdir(parents=True, exist_ok=True)
     path = ImagePath(trainer, predictor.score).eval()
-    program = to_onnx(path, (images.to(trainer.device),), [name.rstrip("_") for name in outputs], ["images"])
+    program = to_onnx(path, (noise.to(trainer.device),), [name.rstrip("_") for name in outputs], ["images"])
     program.model.metadata_props.update(metadata)
     program.save(str(out / MODEL), external_data=False)
     save_file(head(trainer), str(out / HEAD), metadata)
-    shutil.copy(classify.__file__, out / "classify.py")
+    for source in (Path(__file__).parent / "classify.py", images.__file__):
+        shutil.copy(source, out)
     session = onnxruntime.InferenceSession(str(out / MODEL), providers=["CPUExecutionProvider"])
-    got = dict(zip(outputs, session.run(None, {"images": images.numpy()}), strict=True))
+    got = dict(zip(outputs, session.run(None, {"images": noise.numpy()}), strict=True))
     return max(float(np.abs(got[name] - getattr(expected, name).numpy()).max()) for name in outputs)
 
 

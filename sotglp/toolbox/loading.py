@@ -17,6 +17,8 @@ from dassl.utils import UserError, load_checkpoint, load_pretrained_weights
 from sotglp.toolbox.predictor import Predictor
 from sotglp.toolbox.trainer import CLIPTrainer
 
+MOST = 4 * 2**30  # bytes of a checkpoint: beside a frozen CLIP, no method learns as much
+
 
 def check_kind(run: FinishedRun) -> type[CLIPTrainer]:
     """Return the trainer's class of a run.
@@ -50,7 +52,7 @@ def load(run: str | Path, classnames: Sequence[str] | None = None) -> Predictor:
     finished = FinishedRun(run)
     kind, cfg, folder = check_kind(finished), finished.cfg, finished.folder
     weights = finished.weights()
-    checkpoint = load_checkpoint(str(weights[0])) if weights else {}
+    checkpoint = load_checkpoint(str(weights[0]), MOST) if weights else {}
     # A method that learns nothing has no checkpoint, but results.
     results = folder / "results.json"
     made_with = checkpoint.get("made_with") or (finished.results if results.is_file() else {})

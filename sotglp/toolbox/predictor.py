@@ -5,6 +5,7 @@ Letters: n images of S x S pixels (after preprocessing) or H x W (before), C cla
 
 import contextlib
 import io
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from dassl.data.data_manager import reading
 from dassl.data.datasets import build_dataset
 from dassl.data.transforms import build_transform
 from dassl.metrics import threshold_at_95
@@ -25,6 +27,7 @@ from dassl.utils import (
     read_json,
     write_json,
 )
+from dassl.utils.images import to_rgb
 from sotglp.features import seeded
 from sotglp.matching import Matched
 from sotglp.toolbox.trainer import CLIPTrainer
@@ -58,20 +61,24 @@ class Predictor:
 
     Attributes:
         classnames: the C names.
-        score: name of the default OOD score (sotglp.scores).
+        scores: names of the OOD scores that the method has (sotglp.scores).
+        score: name of the default one.
         thresholds: {OOD score: threshold that keeps 95 % of the run's validation images}; empty before ``calibrate``,
             and for other classes than the run's.
+        remarks: {key of dassl.utils.images.REMARKS: images read so far that it applies to}.
     """
 
     def __init__(self, run: Path, trainer: CLIPTrainer, epoch: int | None, of_run: bool) -> None:
         self.run, self.trainer, self.epoch, self.of_run = run, trainer, epoch, of_run
         self.classnames = list(trainer.lab2cname.values())
+        self.remarks = Counter[str]()
         self.batch_size = trainer.cfg.DATALOADER.TEST.BATCH_SIZE
         self.transform = build_transform(trainer.cfg, is_train=False)
         with torch.no_grad(), trainer.precision.autocast():
             self.text = trainer.text = trainer.model.encode_text()  # once for all images
         size = trainer.model.clip.visual.image_size
         scores = self.scores_of(self.match(torch.zeros(1, 3, size, size)))
+        self.scores = list(scores)
         self.score = next(name for name in PREFERRED if name in scores)
         self.thresholds = self.read_thresholds()
 
@@ -156,11 +163,20 @@ class Predictor:
                 got = f"{image.dtype} of {image.shape}"
                 raise UserError(f"an image as an array is uint8 of the shape (H, W) or (H, W, 3), not {got}")
             image = Image.fromarray(image)
-        if not isinstance(image, Image.Image):
-            side = max(self.trainer.cfg.INPUT.SIZE)
-            read: Image.Image = read_image(image, (side, side) if self.trainer.cfg.DATALOADER.REDUCED_JPEG else None)
-            image = read
-        return self.transform(image.convert("RGB"))
+        return self.transform(self.read(image))
+
+    def read(self, image: str | Path | Image.Image) -> Image.Image:
+        """Return an image in RGB, as the run read its own; count what was remarked about it."""
+        cfg, remarks = self.trainer.cfg, set[str]()
+        how = reading(cfg)
+        if isinstance(image, Image.Image):
+            rgb: Image.Image = to_rgb(image, how["exif"], how["background"], remarks)
+        else:
+            side = max(cfg.INPUT.SIZE)
+            at_least = (side, side) if cfg.DATALOADER.REDUCED_JPEG else None
+            rgb = read_image(image, at_least, remarks=remarks, **how)
+        self.remarks.update(remarks)
+        return rgb
 
     def calibrate(self, root: str | None = None) -> "Predictor":
         """Set the OOD thresholds by the run's validation images, and keep them in the run's folder.

@@ -1,11 +1,14 @@
 """Checkpoints: saved and resumed, those of others, those that are damaged or would run code."""
 
 import importlib
+import io
 import math
 import os
 import pickle
 import random
+import time
 import warnings
+import zipfile
 from collections import defaultdict
 
 import numpy as np
@@ -19,6 +22,7 @@ from dassl.utils import (
     UserError,
     load_checkpoint,
     load_pretrained_weights,
+    most_bytes,
     resume_from_checkpoint,
     save_checkpoint,
 )
@@ -180,3 +184,55 @@ def test_a_checkpoint_that_would_run_a_command_is_refused(tmp_path, zipped):
         with pytest.raises(UserError, match=f"{function.__name__}, which could run code"):
             load_checkpoint(str(path))
     assert not mark.exists()
+
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("call", [(bytearray, 8 * GIB), (torch.Tensor, 2 * GIB), (bytes, 8 * GIB)])
+def test_a_small_file_takes_little_memory(call, zipped, tmp_path):
+    """With a scheduler of upstream's, which is read by the unpickler of old files, and without one."""
+    for scheduler in (None, torch.optim.lr_scheduler.ConstantLR(torch.optim.SGD(nn.Linear(1, 1).parameters()))):
+        state = {"state_dict": {}, "epoch": 1, "scheduler": scheduler, "x": System(*call)}
+        torch.save(state, tmp_path / "bomb", _use_new_zipfile_serialization=zipped)
+        start = time.monotonic()
+        with pytest.raises(UserError, match="cannot read checkpoint .*bomb, which is damaged or unsafe") as error:
+            load_checkpoint(str(tmp_path / "bomb"))
+        assert len(str(error.value).splitlines()) == 1 and time.monotonic() - start < 2
+
+
+def test_old_arrays_have_the_shape_of_their_content(tmp_path):
+    values = np.arange(6.0).reshape(2, 3)
+    torch.save({"state_dict": {}, "scheduler": values}, tmp_path / "array")
+    assert np.array_equal(load_checkpoint(str(tmp_path / "array"))["scheduler"], values)
+    call = System(np._core.multiarray._reconstruct, np.ndarray, (8 * GIB,), b"b")
+    torch.save({"state_dict": {}, "scheduler": call}, tmp_path / "array")
+    assert load_checkpoint(str(tmp_path / "array"))["scheduler"].size == 0
+
+
+def test_a_file_that_is_too_large_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    model = nn.Linear(2, 2)
+    torch.save({"state_dict": model.state_dict(), "epoch": 1}, tmp_path / "model.pth.tar-1")
+    whole = (tmp_path / "model.pth.tar-1").read_bytes()
+    most = most_bytes(model)
+    assert most == 8 * 24 + 64 * 2**20 and load_checkpoint(str(tmp_path / "model.pth.tar-1"), most)["epoch"] == 1
+
+    with zipfile.ZipFile(io.BytesIO(whole)) as source, zipfile.ZipFile(tmp_path / "packed", "w", 8) as packed:
+        for name in source.namelist():
+            packed.writestr(name, source.read(name) if not name.endswith("data/0") else bytes(80 * 2**20))
+    with open(tmp_path / "sparse", "wb") as file:
+        file.truncate(8 * GIB)
+    with zipfile.ZipFile(tmp_path / "large", "w") as archive:
+        archive.writestr("a/data.pkl", bytes(65 * 2**20))
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: pytest.fail("it is read"))
+    for name, message in {
+        "packed": "a file of 0.1 MiB that unpacks to 80.0 MiB",
+        "sparse": "it has 8.0 GiB, but a checkpoint of this model has at most 64.0 MiB",
+        "large": "it has 65.0 MiB, but a checkpoint of this model has at most 64.0 MiB",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            load_checkpoint(str(tmp_path / name), most)
+    (tmp_path / "checkpoint").write_text("sparse\n")
+    with pytest.raises(UserError, match="it has 8.0 GiB"):
+        resume_from_checkpoint(str(tmp_path), model)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from yacs.config import CfgNode
 
-from dassl.config import clean_cfg, compose, flatten, get_cfg_default, merge_file, merge_pairs
+from dassl.config import clean_cfg, compose, config_hash, flatten, get_cfg_default, merge_file, merge_pairs
 from dassl.utils import UserError
 
 
@@ -106,3 +106,27 @@ def test_a_file_may_change_with_the_number_of_shots(tmp_path):
     (tmp_path / "wrong.yaml").write_text("_UP_TO_SHOTS_: 4\n")
     with pytest.raises(UserError, match="_UP_TO_SHOTS_ must map numbers of images to config keys"):
         compose([tmp_path / "wrong.yaml"])
+
+
+def test_the_hash_of_settings_holds_what_can_change_a_result(make_cfg, tmp_path):
+    weights = [tmp_path / name / "w.pt" for name in ("a", "b", "c")]
+    for path, content in zip(weights, (b"1", b"1", b"2"), strict=True):
+        path.parent.mkdir()
+        path.write_bytes(content)
+    first = config_hash(make_cfg({"MODEL.BACKBONE.NAME": str(weights[0])}))
+    equal = {
+        "OUTPUT_DIR": "elsewhere",
+        "DATASET.ROOT": "elsewhere",
+        "INPUT.FEATURE_CACHE": "elsewhere",
+        "RESUME": "elsewhere",
+        "VERBOSE": False,
+        "TRAIN.PRINT_FREQ": 1,
+        "TRAIN.CHECKPOINT_FREQ": 1,
+        "TEST.DECIMALS": 3,
+        "MODEL.BACKBONE.NAME": str(weights[1]),
+    }
+    assert config_hash(make_cfg(equal)) == first
+    other = {"SEED": 2, "OPTIM.LR": 0.5, "DATALOADER.NUM_WORKERS": 1, "INPUT.BACKGROUND": "black", "TEST.SPLIT": "val"}
+    other["MODEL.BACKBONE.NAME"] = str(weights[2])
+    hashes = {config_hash(make_cfg({**equal, key: value})) for key, value in other.items()}
+    assert len({*hashes, first}) == len(other) + 1

@@ -67,7 +67,7 @@ def test_few_shot_takes_train_then_up_to_four_of_val(make_cfg):
 
 def test_more_shots_than_images_is_refused(make_cfg):
     dataset = DatasetBase(train_x=[])
-    cfg = make_cfg({"DATASET.NUM_SHOTS": 4})
+    cfg = make_cfg({"DATASET.NUM_SHOTS": 4, "DATASET.FEW_IMAGES": "stop"})
     with pytest.raises(UserError, match='NUM_SHOTS is 4, but class "c1" has only 3 training images.* at most 3'):
         dataset.few_shot(cfg, items({0: 5, 1: 3}))
 

@@ -101,7 +101,7 @@ def test_a_class_without_readable_images_and_a_wrong_choice_are_refused(make_cfg
     cfg = make_cfg({"DATALOADER.ON_ERROR": "skip"})
     with pytest.raises(UserError, match='no training image of class "green" can be read'):
         list(build_data_loader(cfg, data_source=damaged([1], count=9), tfm=T.ToTensor()))
-    with pytest.raises(ValueError, match='ON_ERROR must be stop or skip, got "ignore"'):
+    with pytest.raises(ValueError, match='ON_ERROR must be load, stop or skip, got "ignore"'):
         DataManager(make_cfg({"DATALOADER.ON_ERROR": "ignore"}))
 
 

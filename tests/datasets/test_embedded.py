@@ -102,7 +102,9 @@ def test_styles_are_domains(root):
     assert not paths(same.train_x) & paths(same.test)
 
 
-@pytest.mark.parametrize("values", [{"SPLIT_BY": "style"}, {"TARGET_DOMAINS": ("apple",)}, {"NUM_SHOTS": 17}])
+@pytest.mark.parametrize(
+    "values", [{"SPLIT_BY": "style"}, {"TARGET_DOMAINS": ("apple",)}, {"NUM_SHOTS": 17, "FEW_IMAGES": "stop"}]
+)
 def test_mistakes_with_emoji_are_refused(root, values):
     with pytest.raises(UserError, match="drawing or concept|openmoji|use at most"):
         Emoji(make_cfg(root, SUBSAMPLE_CLASSES="all", **{"SPLIT_BY": "concept", **values}))

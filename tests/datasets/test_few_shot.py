@@ -82,7 +82,7 @@ def test_draws_that_are_not_recorded(shuffled, tmp_path):
 
 def test_too_many_shots_are_refused(shuffled):
     with pytest.raises(UserError, match="has only 20 training images: use at most 20"):
-        read("Caltech101", shuffled[0], NUM_SHOTS=21)
+        read("Caltech101", shuffled[0], NUM_SHOTS=21, FEW_IMAGES="stop")
 
 
 def test_halves_of_the_classes_are_taken_after_the_draw(shuffled):

@@ -5,11 +5,15 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from processes import PATIENCE, finish, living, wait_for
+from written_runs import write_runs
 
-from scripts import compare, execution
+import train
+from scripts import compare, execution, plots, run, transfer
+from scripts.groups import read_groups
 from scripts.methods import read_methods
 from scripts.run import make_runs
 
@@ -76,7 +80,7 @@ def test_another_list_of_methods(environment, tmp_path):
         ([], {}, "give DATASETS and SHOTS"),
         (["fashion_mnist"], {}, "give DATASETS and SHOTS"),
         (["fashion_mnist,mnist", "16"], {}, "unknown data set mnist: take one of: caltech101; "),
-        (["fashion_mnist", "1,0"], {}, "shots (images per class) must be whole numbers from 1, not 0"),
+        (["fashion_mnist", "1,0"], {}, "shots (images per class, or all) must be whole numbers from 1, not 0"),
         (["fashion_mnist", "many"], {}, "not many"),
         (["fashion_mnist", "16,"], {}, "not nothing"),
         (["--method", "CoOp", "fashion_mnist", "16"], {}, "unknown method CoOp: take one of: zero-shot CLIP; "),
@@ -215,3 +219,44 @@ def test_a_killed_comparison_takes_its_runs_along(tmp_path):
     process.kill()
     process.wait()
     wait_for(lambda: not living(str(tmp_path)))  # the run itself would take hours
+
+
+@pytest.mark.parametrize("word", ["all", "-1", "ALL"])
+def test_all_images_as_shots(word, environment, tmp_path, monkeypatch):
+    """In every script: run and its kin, compare, the ablation, OOD detection, and the three transfer protocols."""
+    started = []
+    monkeypatch.setattr(run.Run, "start", lambda self: started.append(self) or SimpleNamespace(wait=lambda: 0))
+    assert run.main(["CoOp, shared context", "fashion_mnist", word, "OPTIM.LR", "0.1"]) == 0
+    runs, out, _ = compare.parse(["--method", "CoOp, shared context", "fashion_mnist", f"1,{word}"])
+    assert out.name == "compare_small_1-allshots"
+    for each in (*started, *(one for one in runs if one.shots != 1)):
+        assert each.shots == -1 and "small_allshots" in str(each.folder)
+        assert " DATASET.NUM_SHOTS -1 " in f" {' '.join(each.arguments)} "
+        assert "fashion_mnist, all images: CoOp" in str(each)
+    plans, out = transfer.parse(["base_to_new", "dtd", word])
+    assert out.name == "base_to_new_dtd_allshots" and plans[0].runs[0].shots == -1
+    plans, out = transfer.parse(["cross_dataset", "imagenet", "dtd", word])
+    assert out.name == "cross_dataset_imagenet_dtd_allshots"
+
+
+def test_all_images_come_last_in_plots(tmp_path):
+    for shots, accuracy in ((1, 40), (16, 60), (-1, 70)):
+        write_runs(tmp_path / str(shots) / "shared-context", [accuracy, accuracy + 1], shots=shots)
+    groups = read_groups([tmp_path / str(shots) / "shared-context" for shots in (-1, 1, 16)])
+    plots.draw_all(groups, tmp_path / "out")
+    assert (tmp_path / "out" / "shots.png").is_file()
+
+
+def test_a_finished_run_with_other_settings_is_no_finished_run(environment, monkeypatch, capsys):
+    words = ["CoOp, shared context", "fashion_mnist", "1", "OPTIM.MAX_EPOCH"]
+    method = read_methods()["CoOp, shared context"]
+    (finished,) = make_runs([method], ["fashion_mnist"], ["1"], ["OPTIM.MAX_EPOCH", "1"], [1])
+    finished.folder.mkdir(parents=True)
+    (finished.folder / "config.yaml").write_text(train.setup_cfg(train.parse_args(finished.arguments)).dump())
+    (finished.folder / "results.json").write_text("{}")
+    monkeypatch.setenv("SEEDS", "1")
+    monkeypatch.setattr(run.Run, "start", lambda self: pytest.fail("it was started again"))
+    assert run.main([*words, "1"]) == 0 and "Finished before" in capsys.readouterr().out
+    assert run.main([*words, "3"]) == 2
+    line = f"error: {finished.folder} is finished with other settings (OPTIM.MAX_EPOCH 1 -> 3): set another OUTPUT, or "
+    assert capsys.readouterr().err.startswith(line)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from written_runs import write_runs
 
-from scripts import plots
+from scripts import ood, ood_detection, plots, predictions, report_hardest, report_sections, table, transfer_tables
 from scripts.groups import Group, average, read_groups
 from scripts.methods import Method
 from scripts.plots import spread
@@ -174,3 +174,18 @@ def test_the_published_figures_are_of_one_backbone_and_with_sources():
     assert {row["backbone"] for row in rows} == {"ViT-B/16"}
     assert all(row["source"] and float(row["value"]) for row in rows)
     assert not any("re-run" in row["method"] + row["source"] for row in rows)
+
+
+def test_output_functions_take_empty_lists(tmp_path, capsys):
+    table.write([], tmp_path, with_published=True)
+    assert plots.draw_all([], tmp_path) == []
+    transfer_tables.report([], [], tmp_path)
+    ood_detection.report([], tmp_path)
+    assert ood.table({"images": {}, "sets": {}, "average": {}})
+    for section in (report_sections.tables, report_sections.curves, report_sections.ood, report_sections.settings):
+        assert isinstance(section([]), str)
+    assert isinstance(report_sections.confusions([], []), str) and isinstance(report_hardest.hardest([], []), str)
+    for form in (predictions.Table, predictions.CSVLines, predictions.JSONList):
+        lines = form("MCM")
+        assert lines.start() and lines.text([]) == "" and lines.end() is not None
+    assert "Traceback" not in capsys.readouterr().err

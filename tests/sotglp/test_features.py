@@ -48,7 +48,9 @@ def reads(monkeypatch):
     """Paths of the images that were read."""
     paths, read_image = [], data_manager.read_image
     monkeypatch.setattr(
-        data_manager, "read_image", lambda path, *size: paths.append(os.path.abspath(path)) or read_image(path, *size)
+        data_manager,
+        "read_image",
+        lambda path, *size, **how: paths.append(os.path.abspath(path)) or read_image(path, *size, **how),
     )
     return paths
 
@@ -87,7 +89,12 @@ def test_methods_seeds_and_shots_share_the_features_of_a_stream(build, reads, tm
         build(name, *pairs).test()
     assert len(reads) == len(set(reads)) == 20
     folder, *others = (tmp_path / "features").iterdir()
-    assert not others and sorted(path.name for path in folder.iterdir()) == ["class.npy", "lock", "vv.npy"]
+    assert not others and sorted(path.name for path in folder.iterdir()) == [
+        "class.npy",
+        "lock",
+        "remarks.npy",
+        "vv.npy",
+    ]
     build("LoCoOp").test()
     assert len(reads) == 40 and (folder / "value.npy").is_file(), "a stream that no run had spoken of is another pass"
 

@@ -19,6 +19,7 @@ import sotglp
 from dassl.finished import FinishedRun
 from dassl.utils import UserError
 from scripts import predict as cli
+from scripts import predictions
 
 
 @pytest.fixture(scope="module")
@@ -273,3 +274,89 @@ def test_a_mistake_is_one_line(trained_runs, paths, tmp_path, capsys, name, argu
     captured = capsys.readouterr()
     (line,) = captured.err.splitlines()
     assert line.startswith("error: ") and message in line and captured.out == ""
+
+
+@pytest.fixture
+def strange(paths, tmp_path):
+    """A folder of images and other files, one deep, one with a name that a spreadsheet would run."""
+    for name in ("a/b/1.png", "a/=cmd.png", "a/notes.txt", "@me.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(paths[0], tmp_path / "in" / name)
+    return tmp_path / "in"
+
+
+@pytest.mark.parametrize("way", ["folder", "pattern", "list", "stdin", "mixed"])
+def test_ways_to_give_images(way, strange, tmp_path, monkeypatch):
+    expected = [f"{strange}/{name}" for name in ("@me.png", "a/=cmd.png", "a/b/1.png")]
+    (tmp_path / "list.txt").write_text("\ufeff" + "\r\n".join([*expected, ""]), encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(expected)))
+    words = {"folder": [str(strange)], "pattern": [f"{strange}/**/*.png"], "list": [f"@{tmp_path}/list.txt"],
+             "stdin": ["-"], "mixed": [expected[0], f"{strange}/a"]}[way]  # fmt: skip
+    monkeypatch.chdir(strange)
+    found, said = cli.paths_of(words)
+    assert found == expected
+    assert said == (["left out: 1 file that is no image"] if way in ("folder", "mixed") else [])
+    assert cli.paths_of(["@me.png", "@me.png"]) == (
+        ["@me.png"] * 2,
+        ["given more than once, and predicted as often: 1 image"],
+    )
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9.png")
+    with pytest.raises(UserError, match="is not valid UTF-8: rename it"):
+        cli.paths_of([f"@{tmp_path}/latin.txt"])
+    for wrong in ("@nowhere.txt", "*.gif", f"{tmp_path}/empty"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        with pytest.raises(UserError, match="cannot read the list nowhere.txt|holds no images"):
+            cli.paths_of([wrong])
+
+
+def test_cells_that_a_spreadsheet_would_run(trained_runs, strange, monkeypatch, capsys):
+    monkeypatch.chdir(strange / "a")
+    assert cli.main([str(trained_runs["CoOp"][0]), "=cmd.png", "--csv", "--quiet", "--score", "MaxLogit"]) == 0
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert row["image"] == "'=cmd.png" and float(row["MaxLogit"]) < 0  # numbers stay numbers
+    for text in ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1"):
+        assert predictions.harmless(text) == f"'{text}"
+    assert [predictions.harmless(cell) for cell in ("a=b", -1.5, None)] == ["a=b", -1.5, None]
+
+
+@pytest.mark.parametrize("form, expected", [([], 2), (["--csv"], 1), (["--json"], 1)])
+def test_without_a_readable_image_the_output_is_empty(form, expected, trained_runs, capsys):
+    assert cli.main([str(trained_runs["CoOp"][0]), "nowhere.png", "--quiet", *form]) == 1
+    captured = capsys.readouterr()
+    assert captured.err == "error: cannot read image nowhere.png: there is no such file\n"
+    lines = captured.out.splitlines()
+    assert len(lines) == expected and (form != ["--json"] or json.loads(captured.out) == [])
+
+
+@pytest.mark.parametrize("form", [[], ["--csv"], ["--json"]])
+def test_thousands_of_images_are_predicted_in_constant_memory(form, trained_runs, sot, paths, monkeypatch, capsys):
+    """Each batch is printed before the next one is read: nothing is kept of it."""
+    monkeypatch.setattr(sotglp, "load", lambda run, names: sot)
+    monkeypatch.setattr(sot, "batch_size", 4)
+    monkeypatch.setattr(sot, "predict", lambda pixels, score: few(len(pixels)))
+    read, printed = [], []
+    pixels = sot.preprocess(paths[0])
+    monkeypatch.setattr(sot, "preprocess", lambda path: read.append(path) or pixels)
+    template = sot.predict_batch(pixels[None])
+
+    def few(n):
+        printed.append((len(read), capsys.readouterr().out.count(str(paths[0]))))
+        return type(template)(template.names * n, *(None if c is None else c.repeat(n, 1) if c.ndim > 1 else c.repeat(n)
+                                                    for c in template[1:6]), None, None)  # fmt: skip
+
+    assert cli.main([str(trained_runs["SOTGLP"][0]), *[str(paths[0])] * 40, "--quiet", *form]) == 0
+    assert [number for number, _ in printed] == list(range(4, 41, 4))
+    if form:
+        assert [number for _, number in printed] == [0] + [4] * 9
+
+
+def test_a_phones_picture_is_predicted_upright_if_the_run_says_so(sot, paths, tmp_path, monkeypatch):
+    picture, exif = Image.open(paths[0]).convert("RGB"), Image.Exif()
+    exif[0x0112] = 6
+    picture.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    assert not sot.preprocess(tmp_path / "turned.png").equal(sot.preprocess(picture))
+    cfg = sot.trainer.cfg.clone()
+    cfg.defrost()
+    cfg.INPUT.EXIF = "on"
+    monkeypatch.setattr(sot.trainer, "cfg", cfg)
+    assert sot.preprocess(tmp_path / "turned.png").equal(sot.preprocess(picture)) and sot.remarks["turned"] == 1

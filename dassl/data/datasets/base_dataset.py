@@ -6,7 +6,7 @@ import random
 from collections import defaultdict
 from operator import attrgetter
 
-from dassl.utils import UserError
+from dassl.utils import UserError, note
 
 
 def read_only(name):
@@ -63,8 +63,16 @@ class DatasetBase:
 
     dataset_dir = ""  # folder under cfg.DATASET.ROOT
     domains = []  # names of the domains, if the data set has some
+    exif = False  # whether INPUT.EXIF auto is on: published figures of the field rest on pixels as they are stored
     train_x, train_u, val, test = map(read_only, ("train_x", "train_u", "val", "test"))
     num_classes, lab2cname, classnames = map(read_only, ("num_classes", "lab2cname", "classnames"))
+
+    notes = ()  # what `say` said
+
+    def say(self, line):
+        """Say in one line what is left out or changed; a run writes it into results.json as well."""
+        vars(self).setdefault("notes", []).append(line)
+        note(line)
 
     def __init__(self, train_x=None, train_u=None, val=None, test=None):
         splits = {"_train_x": train_x, "_train_u": train_u, "_val": val, "_test": test}
@@ -125,21 +133,29 @@ class DatasetBase:
     def few_shot(self, cfg, train, val=None):
         """Draw cfg.DATASET.NUM_SHOTS training images of each class, then as many validation images, but at most 4.
 
+        All images are taken of a class that has fewer.
+
         Returns:
             (train, val); unchanged if NUM_SHOTS is below 1.
 
         Raises:
-            UserError: A class has fewer training images.
+            UserError: A class has fewer training images, and DATASET.FEW_IMAGES is "stop".
         """
         shots = cfg.DATASET.NUM_SHOTS
         if shots < 1:
             return train, val
-        smallest = min(self.split_dataset_by_label(train).values(), key=len)
-        if len(smallest) < shots:
+        classes = self.split_dataset_by_label(train).values()
+        few = [(len(items), items[0].classname) for items in classes if len(items) < shots]
+        few.sort(key=lambda entry: entry[0])
+        if few and cfg.DATASET.get("FEW_IMAGES") == "stop":
             raise UserError(
-                f'DATASET.NUM_SHOTS is {shots}, but class "{smallest[0].classname}" has only {len(smallest)} '
-                f"training images: use at most {len(smallest)}, or -1 for all images"
+                f'DATASET.NUM_SHOTS is {shots}, but class "{few[0][1]}" has only {few[0][0]} training images: use at '
+                f"most {few[0][0]}, or -1 for all images, or DATASET.FEW_IMAGES take"
             )
+        if few:
+            shown = ", ".join(f"{name} {number}" for number, name in few[:5]) + (", ..." if few[5:] else "")
+            which = f"{len(few)} of {len(classes)} classes ({shown})"
+            self.say(f"fewer than {shots} training images, all of which are taken: {which}")
         train = self.generate_fewshot_dataset(train, num_shots=shots)
         if val is not None:
             val = self.generate_fewshot_dataset(val, num_shots=min(shots, 4))

@@ -10,3 +10,8 @@ def build_dataset(cfg):
         UserError: The name is unknown.
     """
     return DATASET_REGISTRY.build(cfg.DATASET.NAME, "data set (DATASET.NAME)", cfg)
+
+
+def reads_exif(name):
+    """Return whether the reader of a name wants EXIF data and colour profiles to be followed (INPUT.EXIF auto)."""
+    return bool(getattr(DATASET_REGISTRY.find(name), "exif", False))
