@@ -18,9 +18,17 @@ def words_of(text):
     return re.findall(r"[a-z0-9]+", text.lower())
 
 
-def content(text, singular):
+def content(text):
     """Return the words of a name that say what is there, in the singular."""
     return frozenset(singular(word) for word in words_of(text)) - IDLE
+
+
+def singular(word):
+    """Return a word without the ending of a plural; words that only look like one lose it as well, everywhere."""
+    for end, put in (("ives", "ife"), ("ves", "f"), ("ies", "y"), ("ches", "ch"), ("shes", "sh"), ("xes", "x"), ("s", "")):
+        if len(word) > len(end) + 2 and word.endswith(end) and not word.endswith("ss"):
+            return word.removesuffix(end) + put
+    return word
 
 
 class HeldOutNames:
@@ -28,16 +36,15 @@ class HeldOutNames:
 
     Args:
         names: the held-out names, aliases and synonyms.
-        singular: function from a word to its singular.
     """
 
-    def __init__(self, names, singular=lambda word: word):
-        self.singular, self._by_word = singular, {}
-        for words in {content(name, singular) for name in names} - {frozenset()}:
+    def __init__(self, names):
+        self._by_word = {}
+        for words in {content(name) for name in names} - {frozenset()}:
             self._by_word.setdefault(min(words), []).append(words)
 
     def __contains__(self, name):
-        have = content(name, self.singular)
+        have = content(name)
         return any(words <= have for word in have for words in self._by_word.get(word, ()))
 
 

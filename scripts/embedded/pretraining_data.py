@@ -117,7 +117,7 @@ def make_pretraining(folder, concepts, split, art):
     kept_out = [code for code in split if split[code] != "pretrain"]
     names = held_out_names(kept_out, texts, words)
     (HERE / "held_out_names.txt").write_text("".join(f"{name}\n" for name in names))
-    held_out = HeldOutNames(names, words.singular)
+    held_out = HeldOutNames(names)
     rows = emoji_concepts(concepts, split, texts, held_out)
     iconify = fetch("iconify", packages) / "package"
     icons, icon_concepts, sets = choose_icons(iconify, unique_aliases(rows), words, held_out)
