@@ -73,6 +73,8 @@ class Pictures:
         self.styles, concepts = words["styles"], words["concepts"]
         self.captioner = Captioner(concepts)
         self.weight = picture_weights(concepts, self.concept)
+        of_emoji = torch.tensor([c["kind"] == "emoji" for c in concepts])[self.concept]
+        self.is_emoji = of_emoji & torch.from_numpy(self.style != self.styles.index("icon"))
         known = [set(c["categories"]) | set(c["names"] if c["kind"] == "clothes" else ()) for c in concepts]
         labelled = [c["kind"] != "emoji" or bool(c["label"]) for c in concepts]
         # The names of clothes are categories too, as they are many pictures'.
@@ -88,15 +90,16 @@ class Pictures:
                 self.in_category[i, [column[word] for word in words if word in column]] = True
             self.judged[i] = bool(self.in_category[i].any()) or concept["kind"] == "emoji"
 
-    def batch(self, singles, collages, categories, seed):
+    def batch(self, singles, collages, seed, icons=True):
         """Draw a Batch; the same seed draws the same.
 
         Args:
             singles, collages: numbers of canvases with one object, and with up to four.
-            categories: Q, drawn from all.
+            icons: whether icons are drawn, or emoji in colours alone.
         """
         generator, choices = torch.Generator().manual_seed(seed), random.Random(seed)
-        chosen = torch.multinomial(self.weight, singles + 4 * collages, generator=generator)
+        weight = self.weight if icons else self.weight * self.is_emoji
+        chosen = torch.multinomial(weight, singles + 4 * collages, generator=generator)
         concepts, styles = self.concept[chosen], [self.styles[s] for s in self.style[chosen.numpy()]]
         augmenter, some = Augmenter(generator), slice(0, singles)
         images, coverage, attributes = augmenter.singles(self.pictures[chosen[some]], styles[some])
@@ -112,11 +115,9 @@ class Pictures:
         canvas, share, concepts, attributes = canvas[seen], share[seen], concepts[seen], attributes[seen]
         tokens, nouns, named = self.captioner.write(concepts, attributes, choices)
         truth = self.captioner.truth(concepts, attributes, nouns, named)
-        drawn = torch.randperm(len(self.categories), generator=generator)[:categories]
         template = choices.choice(TEMPLATES)
-        sentences = [template.format(self.categories[i]).replace(" a a", " an a") for i in drawn]
-        category_tokens = self.captioner.tokenize(sentences)
-        category_truth = self.in_category[concepts][:, drawn]
+        category_tokens = self.captioner.tokenize([template.format(name).replace(" a a", " an a") for name in self.categories])
+        category_truth = self.in_category[concepts]
         return Batch(images, canvas, share, tokens, truth, category_tokens, category_truth, self.judged[concepts])
 
 

@@ -13,6 +13,9 @@ from scripts.embedded.batches import PATCHES
 from sotglp.clip import PIXEL_MEAN, PIXEL_STD
 
 
+EVEN, DRAWN = 0.5, 24  # weight of evenness, and among how many categories
+
+
 class FloatAttention(TorchFunctionMode):
     """Attention in float32 inside autocast: on a CPU its backward pass in bfloat16 takes five times as long."""
 
@@ -60,16 +63,23 @@ def matching_loss(images, texts, truth, scale):
     return loss
 
 
-def category_loss(logits, truth, judged):
-    """Return the cross-entropy of pictures against their true categories, evenly against all where none is true.
+def category_loss(logits, truth, judged, drawn):
+    """Return the cross-entropy of pictures against their true categories, and that against evenness where none is true.
+
+    Among some categories that are drawn, those of a picture that is in none of them should be alike: so a picture of
+    another kind is not taken for one of the classes.
 
     Args:
         logits, truth: (N, Q).
         judged: (N,) the pictures that count.
+        drawn: (n,) categories.
     """
-    some = truth.any(dim=1, keepdim=True)
-    target = torch.where(some, truth / truth.sum(dim=1, keepdim=True).clamp(min=1), 1 / truth.shape[1])
-    return F.cross_entropy(logits[judged], target[judged])
+    target = truth / truth.sum(dim=1, keepdim=True).clamp(min=1)
+    of_some = judged & truth.any(dim=1)
+    found = -(target * logits.log_softmax(dim=1)).sum(dim=1)[of_some].sum() / of_some.sum().clamp(min=1)
+    of_none = judged & ~truth[:, drawn].any(dim=1)
+    uneven = -logits[:, drawn].log_softmax(dim=1).mean(dim=1) - math.log(len(drawn))
+    return found + EVEN * uneven[of_none].sum() / of_none.sum().clamp(min=1)
 
 
 def pointing_loss(logits, inside, asked):
@@ -122,11 +132,12 @@ def step_losses(clip, batch, singles, kept, generator):
     weight = torch.where(every[:, None], 1.0, weight)
     parts = F.normalize(sum_patches(patches, [places for _, places in groups], batch.canvas, weight), dim=-1)
 
+    drawn = torch.randperm(len(categories), generator=generator)[:DRAWN].to(device)
     losses = {
         "name": matching_loss(whole, names, truth, scale),
-        "category": category_loss(scale * whole @ categories.T, category_truth, judged),
+        "category": category_loss(scale * whole @ categories.T, category_truth, judged, drawn),
         "patch name": matching_loss(parts, names, batch.truth, scale),
-        "patch category": category_loss(scale * parts @ categories.T, batch.category_truth, batch.judged),
+        "patch category": category_loss(scale * parts @ categories.T, batch.category_truth, batch.judged, drawn),
     }
     if count > singles:
         losses["pointing"] = within_losses(patches[-1][-(count - singles) :], batch, names, categories, scale, singles)

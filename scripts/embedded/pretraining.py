@@ -23,6 +23,7 @@ SIZES = {
     "text_layers": 4,
 }
 KEPT, ALL = 26, 0.8  # patches of a canvas with one object, and from which share of the steps all are kept
+ICONS = 0.25  # from which share of the steps icons are drawn: colours teach sooner than shapes do
 WEIGHTS = {"name": 1.0, "category": 1.0, "patch name": 0.7, "patch category": 0.7, "pointing": 0.5}
 LICENCE = "Weights: MIT. Made from open emoji and icons; licences and attribution in README.md"
 
@@ -92,7 +93,7 @@ def pretrain(args):
         )
         for optimizer in optimizers
     ]
-    run = [args.singles, args.collages, args.categories, args.seed, args.lr]
+    run = [args.singles, args.collages, args.seed, args.lr]
     checkpoint, first, seconds = args.out.with_suffix(".checkpoint"), 0, 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device)
@@ -110,7 +111,7 @@ def pretrain(args):
     drawer = ThreadPoolExecutor(1)  # draws the next batch meanwhile
 
     def draw(step):
-        return drawer.submit(pictures.batch, args.singles, args.collages, args.categories, seeds[step])
+        return drawer.submit(pictures.batch, args.singles, args.collages, seeds[step], step >= ICONS * args.steps)
 
     coming = draw(first)
     for step in progress:
