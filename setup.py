@@ -39,10 +39,11 @@ setup(
         "tabulate",
         "matplotlib",
         "scikit-learn",
+        "scipy",
         "tensorboard",
     ],
     extras_require={
-        "test": ["pytest", "pytest-xdist", "POT", "scipy", "playwright", *EXPORT],
+        "test": ["pytest", "pytest-xdist", "POT", "playwright", *EXPORT],
         "lint": ["ruff", "mypy", "pre-commit"],
         "export": EXPORT,
         "benchmarks": ["POT", "geomloss"],

@@ -45,9 +45,7 @@ class Scenes(Emoji):
 
     def __init__(self, cfg):
         super().__init__(cfg)
-        folder = self.make(osp.abspath(osp.expanduser(cfg.DATASET.ROOT)))
-        images = read_index(folder)["images"]
-        self.boxes = {osp.join(folder, image["file"]): tuple(image["box"]) for image in images}
+        self.boxes = read_boxes(cfg.DATASET.ROOT)
 
     @staticmethod
     def make(root):
@@ -75,6 +73,12 @@ class Scenes(Emoji):
         if not whole or missing:
             raise UserError(f"{folder} is incomplete or of another version: delete it, and it is composed anew")
         return folder
+
+
+def read_boxes(root):
+    """Return {path: box} of all scenes with an object, see Scenes.boxes."""
+    folder = Scenes.make(osp.abspath(osp.expanduser(root)))
+    return {osp.join(folder, image["file"]): tuple(image["box"]) for image in read_index(folder)["images"]}
 
 
 def patches_inside(boxes, side):

@@ -9,9 +9,9 @@ class:
   overlap              mass that pairs of prompts have in common, from 0 to 1 (all the same)
   entropy              of a patch's shares over log N, from 0 (one prompt has the patch) to 1
 
-A patch lies in the box if its centre does. Without a support of its own, a method has the 10 patches most similar to the
-class. Overlap and entropy are of the transport plan, if there is one. Figures are means over the classes, then over the
-seeds, with the standard deviation of the seeds.
+A patch lies in the box if its centre does. A method without a support has the 10 patches most similar to the class.
+Overlap and entropy are of the transport plan, if there is one. Figures are means over the classes, then over the seeds,
+with the standard deviation of the seeds.
 
 Exit code: 0 done, 2 a mistake of the user, 130 interrupted, 1 something failed.
 """
@@ -28,7 +28,7 @@ COLUMNS = ("support in the box", "best patch in it", "overlap", "entropy")
 
 
 def measure(runs, root):
-    """Return [{column: value}] of runs, and the share of all patches that lies in the boxes; nothing without patches."""
+    """Return [{column: value}] of the runs of a method; nothing if it reads no patches."""
     from scripts.localization import localize  # here, as it imports torch, which takes seconds
 
     found = [localize(run.trainer(root)) for run in runs]

@@ -13,7 +13,7 @@ DEFAULT_SETS = {"Emoji": ["Emoji"], "FashionMNIST": ["Emoji"], "Scenes": ["Scene
 
 
 def embedded_sets(name, root):
-    """Return {kind: list of Datum} of the OOD pictures of a data set: flags, letters, textures, scenes without a class."""
+    """Return {kind: list of Datum} of the OOD pictures of a data set: flags, letters, scenes without a class, ..."""
     from datasets.readers import DATASET_REGISTRY  # here, because it imports torch
 
     cfg = get_cfg_default()

@@ -231,7 +231,9 @@ class Augmenter:
             result[where] = F.interpolate(coarse, size=(size, size), mode="bilinear")
         where = torch.where((kind == 4) & ~noisy)[0]  # waves
         phase = 60 * (direction[where, 0] * ramp[:, None] + direction[where, 1] * ramp)[:, None]
-        result[where] = torch.lerp(colors[where, 0, :, None, None], colors[where, 1, :, None, None], phase.sin() / 2 + 0.5)
+        result[where] = torch.lerp(
+            colors[where, 0, :, None, None], colors[where, 1, :, None, None], phase.sin() / 2 + 0.5
+        )
         color_names, names = list(COLORS), ["white", "black", None, "gradient", "busy"]
         return result, [names[k] or color_names[c] for k, c in zip(kind.tolist(), choice[:, 0].tolist(), strict=True)]
 

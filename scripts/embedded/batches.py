@@ -116,7 +116,9 @@ class Pictures:
         tokens, nouns, named = self.captioner.write(concepts, attributes, choices)
         truth = self.captioner.truth(concepts, attributes, nouns, named)
         template = choices.choice(TEMPLATES)
-        category_tokens = self.captioner.tokenize([template.format(name).replace(" a a", " an a") for name in self.categories])
+        category_tokens = self.captioner.tokenize(
+            [template.format(name).replace(" a a", " an a") for name in self.categories]
+        )
         category_truth = self.in_category[concepts]
         return Batch(images, canvas, share, tokens, truth, category_tokens, category_truth, self.judged[concepts])
 
@@ -124,8 +126,8 @@ class Pictures:
 def picture_weights(concepts, concept_of):
     """Return how often each picture is drawn, (pictures,), relative to the others.
 
-    Each kind has its share. Within it, a large category has fewer draws per concept than a small one, and a concept with
-    many pictures fewer draws per picture.
+    Each kind has its share. Within it, a large category has fewer draws per concept than a small one, and a
+    concept with many pictures fewer draws per picture.
     """
     label = [c["label"] or c["names"][0] for c in concepts]
     number = {name: label.count(name) for name in set(label)}

@@ -49,12 +49,12 @@ def image_features(clip, items, cfg):
 
 
 def choose(data, part):
-    """Return the images of a data set that choices may look at ("validation": training and validation), or the test's."""
+    """Return the images of a data set that choices may look at (of training and validation), or the test's."""
     return data.test if part == "test" else data.train_x + data.val
 
 
 def choose_ood(items, part):
-    """Return the half of each kind of pictures that choices may look at, or the test's; all styles of one are together."""
+    """Return the half of each kind of pictures that choices may look at, or the test's; styles stay together."""
     stems = {item.classname: set() for item in items}
     for item in items:
         stems[item.classname].add(Path(item.impath).stem)

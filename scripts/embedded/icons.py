@@ -51,15 +51,20 @@ INTERFACE = frozenset(
     house""".split()
 )
 # Names of one word that are shown all the same, as pictures that are of no class.
-SHAPES = frozenset("circle square hexagon triangle octagon pentagon star diamond heart cross number table house home cloud".split())
+SHAPES = frozenset(
+    "circle square hexagon triangle octagon pentagon star diamond heart cross number table house home cloud".split()
+)
 # A last word that is a badge on what the words before it name.
-BADGES = frozenset("star heart clock bolt pen pencil pin key shield bell eye sun moon sky drop ring medal globe".split())
+BADGES = frozenset(
+    "star heart clock bolt pen pencil pin key shield bell eye sun moon sky drop ring medal globe".split()
+)
 VAGUE = ("object", "person")  # what is only that must have a name that WordNet knows as a whole
 PARTS = ("head", "face")  # of an animal, which is drawn for the whole
 # What icons call the clothes of Fashion-MNIST -> its words for them.
 CLOTHES = {
     "t shirt": ["t-shirt", "shirt"], "tshirt": ["t-shirt", "shirt"], "shirt": ["shirt", "t-shirt"],
-    "polo shirt": ["shirt"], "dress shirt": ["shirt"], "blouse": ["shirt", "blouse"], "tank top": ["t-shirt", "tank top"],
+    "polo shirt": ["shirt"], "dress shirt": ["shirt"], "blouse": ["shirt", "blouse"],
+    "tank top": ["t-shirt", "tank top"],
     "pants": ["trouser", "trousers", "pants"], "trousers": ["trouser", "trousers", "pants"],
     "jeans": ["trouser", "jeans", "trousers"], "sweater": ["pullover", "sweater"], "pullover": ["pullover", "sweater"],
     "hoodie": ["pullover", "hoodie"], "sweatshirt": ["pullover", "sweatshirt"], "jumper": ["pullover", "sweater"],
@@ -89,7 +94,7 @@ def choose_sets(collections):
 
 
 def name_words(name, singular):
-    """Return what an icon's name says that it shows, words in the singular; None if it shows an interface or is vague."""
+    """Return what an icon's name says that it shows, in the singular; None if it shows an interface or is vague."""
     words = [re.sub(r"\d+$", "", word) for word in words_of(name)]
     words = [singular(word) for word in words if word and word not in STYLE]
     if not 1 <= len(words) <= 3 or not all(word.isalpha() for word in words):

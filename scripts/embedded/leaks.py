@@ -25,7 +25,15 @@ def content(text):
 
 def singular(word):
     """Return a word without the ending of a plural; words that only look like one lose it as well, everywhere."""
-    for end, put in (("ives", "ife"), ("ves", "f"), ("ies", "y"), ("ches", "ch"), ("shes", "sh"), ("xes", "x"), ("s", "")):
+    for end, put in (
+        ("ives", "ife"),
+        ("ves", "f"),
+        ("ies", "y"),
+        ("ches", "ch"),
+        ("shes", "sh"),
+        ("xes", "x"),
+        ("s", ""),
+    ):
         if len(word) > len(end) + 2 and word.endswith(end) and not word.endswith("ss"):
             return word.removesuffix(end) + put
     return word

@@ -4,8 +4,9 @@ python -m scripts.embedded.make_data
 
 Writes the committed archives datasets/fashion_mnist/fashion_mnist.zip and datasets/emoji/emoji.zip (held-out emoji
 and out-of-distribution pictures), and into data/embedded, which is not committed, what pretraining reads: pretrain.npz
-and pretrain.json. It needs npm, pip, apt-get and the Python package resvg-py. Files that exist are kept, so the same
-command continues an interrupted run; delete a file to make it anew.
+and pretrain.json, of emoji and icons. What the tests and the model card read of them stands beside this script:
+held_out_names.txt, pictures.csv.gz and icon_sets.csv. It needs npm, pip, apt-get and the Python package resvg-py.
+Files that exist are kept, so the same command continues an interrupted run; delete a file to make it anew.
 
 Exit code: 0 done, 2 a mistake of the user, 130 interrupted, 1 something failed.
 """
@@ -24,8 +25,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dassl.utils import Parser, command
-from scripts.embedded.packages import DRAWINGS, SIZE, drawings, fetch
-from scripts.embedded.pretraining_data import FASHION_WORDS, make_pretraining
+from scripts.embedded.packages import DRAWINGS, FASHION_WORDS, SIZE, drawings, fetch
 
 ROOT = Path(__file__).resolve().parents[2]
 SALT = "sotglp-emoji-2"
@@ -200,6 +200,8 @@ def main(argv=None):
         split = split_concepts(concepts, complete=set.intersection(*(set(a) for a in art.values())))
         print(f"Concepts: {dict(Counter(split.values()))}")
         if not pretraining.exists():
+            from scripts.embedded.pretraining_data import make_pretraining  # here, as it imports scipy
+
             make_pretraining(args.cache, concepts, split, art)
         if not emoji.exists():
             emoji.parent.mkdir(parents=True, exist_ok=True)

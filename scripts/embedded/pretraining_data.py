@@ -11,7 +11,7 @@ import numpy as np
 
 from scripts.embedded.icons import choose_icons, render_icons, silhouette
 from scripts.embedded.leaks import NEAR, HeldOutNames, differing_bits, perceptual_hash, words_of
-from scripts.embedded.packages import fetch, names_and_keywords
+from scripts.embedded.packages import FASHION_WORDS, fetch, names_and_keywords
 from scripts.embedded.wordnet import WordNet
 
 HERE = Path(__file__).parent
@@ -46,18 +46,6 @@ SYNONYMS = {
     "boat": ["ship", "water vehicle"],
     "aircraft": ["air vehicle"],
 }
-# Pretraining must have seen Fashion-MNIST's class names: these emoji stay in it, with the words that they lack.
-FASHION_WORDS = {
-    "1F455": ["t-shirt", "shirt"],
-    "1F456": ["jeans", "trousers", "trouser", "pants"],
-    "1F457": ["dress"],
-    "1F9E5": ["coat", "jacket", "pullover", "sweater"],
-    "1F45C": ["bag", "handbag"],
-    "1F45F": ["sneaker", "running shoe"],
-    "1F461": ["sandal"],
-    "1F462": ["boot", "ankle boot"],
-    "1F97E": ["boot", "ankle boot"],
-}
 
 
 def held_out_names(codes, texts, words):
@@ -76,7 +64,7 @@ def held_out_names(codes, texts, words):
 
 
 def emoji_concepts(concepts, split, texts, held_out):
-    """Return the concepts of emoji for pretraining, with the words for their captions; no name contains a held-out one."""
+    """Return the concepts of emoji for pretraining with the words for their captions, without held-out names."""
     rows = []
     for concept in concepts:
         code, label = concept["codepoints"], concept["label"]
@@ -122,12 +110,12 @@ def make_pretraining(folder, concepts, split, art):
     iconify = fetch("iconify", packages) / "package"
     icons, icon_concepts, sets = choose_icons(iconify, unique_aliases(rows), words, held_out)
     row_of = {noun: len(rows) + i for i, noun in enumerate(icon_concepts)}
-    pictures = [
-        {"set": style, "name": row["codepoints"], "style": style, "row": i, "picture": art[style][row["codepoints"]]}
-        for i, row in enumerate(rows)
-        for style in PRETRAIN_STYLES
-        if row["codepoints"] in art[style]
-    ]
+    pictures = []
+    for i, row in enumerate(rows):
+        for style in PRETRAIN_STYLES:
+            if (picture := art[style].get(row["codepoints"])) is not None:
+                name = {"set": f"{style} emoji", "name": row["codepoints"]}
+                pictures.append({**name, "style": style, "row": i, "picture": picture})
     rows += [{"kind": "clothes" if c["label"] == "clothes" else "icon", **c} for c in icon_concepts.values()]
     for icon, picture in zip(icons, render_icons(icons), strict=True):
         row = icon["row"] if "row" in icon else row_of[icon["noun"]]
@@ -138,7 +126,7 @@ def make_pretraining(folder, concepts, split, art):
     forbidden = perceptual_hash(np.concatenate([forbidden, forbidden[:, :, ::-1]]))  # and mirrored
     hashes = perceptual_hash(np.stack([p["picture"] for p in pictures]))
     near = differing_bits(hashes, forbidden) <= NEAR
-    print(f"Left out, as they look like a held-out one: {Counter(p['set'] for p, n in zip(pictures, near) if n)}")
+    print(f"Left out, as they look like a held-out one: {int(near.sum())} pictures")
     pictures = [p for p, n in zip(pictures, near, strict=True) if not n]
     write_lists(pictures, rows, hashes[~near], sets)
 

@@ -41,7 +41,9 @@ class WordNet:
         """Return a noun's singular; other words as they are, and nouns that WordNet lists in the plural (glasses)."""
         if word in self.index:
             return word
-        forms = [word.removesuffix(end) + put for end, put in PLURALS if word.endswith(end) and len(word) > len(end) + 2]
+        forms = [
+            word.removesuffix(end) + put for end, put in PLURALS if word.endswith(end) and len(word) > len(end) + 2
+        ]
         return next((form for form in reversed(forms) if form in self.index), word)
 
     def category(self, synset):
