@@ -18,7 +18,7 @@ from dassl.config import get_cfg_default
 from dassl.utils import UserError, set_random_seed
 from datasets.emoji import Emoji
 from datasets.fashion_mnist import CLASSNAMES, FILES, FashionMNIST
-from scripts.embedded.evaluation import accuracy, image_features
+from scripts.embedded.evaluation import accuracy, choose, choose_ood, image_features
 from sotglp import load_clip
 from sotglp.prompts import encode_names
 
@@ -174,6 +174,15 @@ def test_the_small_clip_knows_more_than_chance(root):
         features, _ = image_features(clip, items, cfg)
         labels = torch.tensor([item.label for item in items])
         assert accuracy(features, encode_names(clip, data.classnames), labels) > bound
+
+
+def test_choices_never_see_the_test_pictures(root):
+    data = Emoji(make_cfg(root, SPLIT_BY="concept"))
+    for pick, items in ((choose, data), (choose_ood, data.ood)):
+        seen, test = (pick(items, part) for part in ("validation", "test"))
+        assert not {Path(item.impath).stem for item in seen} & {Path(item.impath).stem for item in test}
+        assert {item.classname for item in seen} == {item.classname for item in test}
+    assert len(choose_ood(data.ood, "test")) + len(choose_ood(data.ood, "validation")) == len(data.ood)
 
 
 def test_pictures_are_small_colour_images(root):
