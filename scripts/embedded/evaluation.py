@@ -59,7 +59,7 @@ def choose_ood(items, part):
     for item in items:
         stems[item.classname].add(Path(item.impath).stem)
     ranked = {kind: sorted(names, key=lambda name: zlib.crc32(name.encode())) for kind, names in stems.items()}
-    chosen = {(kind, name) for kind, names in ranked.items() for name in names[part == "test" :: 2]}
+    chosen = {(kind, name) for kind, names in ranked.items() for name in names[part != "test" :: 2]}
     return [item for item in items if (item.classname, Path(item.impath).stem) in chosen]
 
 
