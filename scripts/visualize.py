@@ -60,7 +60,9 @@ def main(argv=None):
         if not paths:
             raise UserError(f"{args.run} has no predictions.csv with the paths of its test images: give images")
         images = torch.stack([predictor.preprocess(path) for path in paths])
-        boxes = read_boxes(run.cfg.DATASET.ROOT) if run.cfg.DATASET.NAME == "Scenes" else {}
+        root = Path(run.cfg.DATASET.ROOT).expanduser()
+        on_scenes = run.cfg.DATASET.NAME == "Scenes" and (root / "scenes").is_dir()
+        boxes = read_boxes(root) if on_scenes else {}
         out = args.out or args.run / "prompts"
         out.mkdir(parents=True, exist_ok=True)
     names, label_of = predictor.classnames, prompt_figures.labels_of(predictor)
