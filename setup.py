@@ -40,10 +40,11 @@ setup(
         "tabulate",
         "matplotlib",
         "scikit-learn",
+        "scipy",
         "tensorboard",
     ],
     extras_require={
-        "test": ["pytest", "pytest-xdist", "POT", "scipy", "playwright", *EXPORT, *IMAGES],
+        "test": ["pytest", "pytest-xdist", "POT", "playwright", *EXPORT, *IMAGES],
         "lint": ["ruff", "mypy", "pre-commit"],
         "export": EXPORT,
         "images": IMAGES,

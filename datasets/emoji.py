@@ -12,6 +12,12 @@ from dassl.utils import UserError
 from datasets.archives import unpack
 
 
+def read_index(folder):
+    """Return the content of a folder's index.json: classes, images, pictures of other kinds."""
+    with open(osp.join(folder, "index.json"), encoding="utf-8") as file:
+        return json.load(file)
+
+
 @DATASET_REGISTRY.register(fallback=True)  # a user's reader of this name wins
 class Emoji(DatasetBase):
     """<ROOT>/emoji with <style>/<code points>.png and index.json, unpacked from the repository on first use.
@@ -37,10 +43,8 @@ class Emoji(DatasetBase):
         cfg.DATASET.SPLIT_BY = "drawing"  # or concept
 
     def __init__(self, cfg):
-        folder = osp.join(osp.abspath(osp.expanduser(cfg.DATASET.ROOT)), self.dataset_dir)
-        unpack(osp.join(osp.dirname(__file__), "emoji", "emoji.zip"), folder)
-        with open(osp.join(folder, "index.json"), encoding="utf-8") as file:
-            index = json.load(file)
+        folder = self.make(osp.abspath(osp.expanduser(cfg.DATASET.ROOT)))
+        index = read_index(folder)
         sources = self.choose_styles("SOURCE_DOMAINS", cfg.DATASET.SOURCE_DOMAINS)
         targets = self.choose_styles("TARGET_DOMAINS", cfg.DATASET.TARGET_DOMAINS)
         by = cfg.DATASET.SPLIT_BY
@@ -63,6 +67,13 @@ class Emoji(DatasetBase):
         train, val = self.few_shot(cfg, train, val)
         train, val, test = self.subsample_classes(train, val, test, subsample=cfg.DATASET.SUBSAMPLE_CLASSES)
         super().__init__(train_x=train, val=val, test=test)
+
+    @staticmethod
+    def make(root):
+        """Return the folder of the images under the root; make it on first use."""
+        folder = osp.join(root, Emoji.dataset_dir)
+        unpack(osp.join(osp.dirname(__file__), "emoji", "emoji.zip"), folder)
+        return folder
 
     def choose_styles(self, key, styles):
         """Return the styles of a config key, all if it is empty; raise UserError for an unknown one."""

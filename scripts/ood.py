@@ -43,8 +43,9 @@ def parse_args(argv):
         "--sets",
         nargs="+",
         metavar="SET",
-        help=f"{', '.join(OOD_SETS)}; {EMBEDDED_OOD} for the embedded OOD pictures, a set per kind; or a folder of "
-        f"images. Default: {EMBEDDED_OOD} for runs on Emoji and FashionMNIST, the first four for runs on ImageNet",
+        help=f"{', '.join(OOD_SETS)}; {' or '.join(EMBEDDED_OOD)} for embedded OOD pictures, a set per kind; or a "
+        "folder of images. Default: Emoji for runs on Emoji and FashionMNIST, Scenes for runs on Scenes, the first "
+        "four for runs on ImageNet",
     )
     parser.add_argument("--root", help="folder of the data sets; by default the run's")
     parser.add_argument("--temperature", type=float, default=1.0, help="softmax temperature of the MCM scores (1)")

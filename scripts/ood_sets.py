@@ -8,19 +8,20 @@ from datasets.ood import OOD_SETS, read_ood
 
 SCORES = ("MCM", "L-MCM", "GL-MCM", "MaxLogit", "Energy")
 METRICS = ("AUROC", "FPR95")
-EMBEDDED_OOD = "Emoji"  # the embedded OOD pictures; each kind of them is a set
-DEFAULT_SETS = {"Emoji": [EMBEDDED_OOD], "FashionMNIST": [EMBEDDED_OOD], "ImageNet": list(OOD_SETS)}
+EMBEDDED_OOD = ("Emoji", "Scenes")  # data sets with OOD pictures of their own; each kind of them is a set
+DEFAULT_SETS = {"Emoji": ["Emoji"], "FashionMNIST": ["Emoji"], "Scenes": ["Scenes"], "ImageNet": list(OOD_SETS)}
 
 
-def embedded_sets(root):
-    """Return {kind: list of Datum} of the embedded OOD pictures: flags, letters, clocks, textures, ..."""
-    from datasets.emoji import Emoji  # here, because it imports torch
+def embedded_sets(name, root):
+    """Return {kind: list of Datum} of the OOD pictures of a data set: flags, letters, scenes without a class, ..."""
+    from datasets.readers import DATASET_REGISTRY  # here, because it imports torch
 
     cfg = get_cfg_default()
-    Emoji.extend_cfg(cfg)
+    reader = DATASET_REGISTRY.get(name)
+    reader.extend_cfg(cfg)
     cfg.DATASET.ROOT = root
     sets = defaultdict(list)
-    for item in Emoji(cfg).ood:
+    for item in reader(cfg).ood:
         sets[item.classname].append(item)
     return dict(sorted(sets.items()))
 
@@ -29,7 +30,7 @@ def read_sets(names, root):
     """Return {name: list of Datum} of OOD sets.
 
     Args:
-        names: EMBEDDED_OOD, names of OOD_SETS, or folders of images.
+        names: of EMBEDDED_OOD or OOD_SETS, or folders of images.
         root: folder of the data sets.
 
     Raises:
@@ -38,7 +39,7 @@ def read_sets(names, root):
     """
     sets = {}
     for name in names:
-        items = embedded_sets(root) if name == EMBEDDED_OOD else {(ood := read_ood(name, root))[0].classname: ood}
+        items = embedded_sets(name, root) if name in EMBEDDED_OOD else {(ood := read_ood(name, root))[0].classname: ood}
         shared = sorted(items.keys() & sets.keys())
         if shared:
             raise UserError(f"two OOD sets are called {shared[0]}: give each once, and folders of different names")

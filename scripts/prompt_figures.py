@@ -19,6 +19,8 @@ from sotglp.matching import own_support
 FADED = ListedColormap(["#ffffff00", "#ffffffb0"])  # patches inside and outside the support
 FRAME = {"fill": False, "edgecolor": "white", "linewidth": 1.2}  # around a patch of the support
 
+BOX = {"fill": False, "edgecolor": "#d81b60", "linewidth": 1.6, "linestyle": "--"}  # around the object
+
 
 class Seen(NamedTuple):
     """The model's outputs for B images; P patches, C classes, N local prompts.
@@ -136,7 +138,7 @@ def colours(n_prompts):
     return [OKABE_ITO[n % len(OKABE_ITO)] for n in range(n_prompts)]
 
 
-def draw_image(seen, i, truth, names, path):
+def draw_image(seen, i, truth, names, path, box=None):
     """Draw the figure of an image.
 
     Args:
@@ -145,6 +147,7 @@ def draw_image(seen, i, truth, names, path):
         truth: its label, or None.
         names: names of the classes.
         path: Path of the figure.
+        box: (left, top, right, bottom) of the object in the model's pixels, if it is known.
     """
     roles = rows_of(seen.probabilities[i], truth)
     side, n_prompts = math.isqrt(seen.cosines.shape[1]), seen.plan.shape[-1]
@@ -175,6 +178,10 @@ def draw_image(seen, i, truth, names, path):
             fade(row[3 + n], kept)
             share = shares(plan[line])[:, n].view(side, side).numpy()
             row[3 + n].imshow(share, extent=extent, cmap="viridis", vmin=0, vmax=largest, alpha=0.95)
+    if box is not None:
+        left, top, right, bottom = (length * side / seen.pixels.shape[-1] for length in box)
+        for axis in axes.flat:
+            axis.add_patch(Rectangle((left, top), right - left, bottom - top, **BOX))
     titles = ["picture", "mean cosine\n(frames: the support)", "partition among\nthe local prompts"]
     titles += [f"share of\nlocal prompt {n + 1}" for n in range(n_prompts)]
     for axis, title, colour in zip(axes[0], titles, ["black"] * 3 + colours(n_prompts), strict=True):

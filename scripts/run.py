@@ -43,7 +43,7 @@ from scripts.methods import (
     whole_number,
 )
 
-EMBEDDED = ("fashion_mnist", "emoji")
+EMBEDDED = ("fashion_mnist", "emoji", "scenes")
 PR_SET_PDEATHSIG = 1  # from Linux's prctl.h: the signal that a process gets when its parent dies
 # Of every run, beside OpenMP's variables, which `dassl` has set. By default malloc returns large buffers to the system
 # after each training step, and gets them again in the next: a sixth of a CPU run's time. glibc reads these variables

@@ -8,6 +8,8 @@ predicted class, the true class (if predictions.csv has the image), and the runn
   the partition of the support: a patch has the colour of the prompt with the largest share, and a bar for this share
   the share of each patch, for each prompt
 
+On Scenes a dashed line is the box of the object.
+
 The figure summary.png is about all images and their predicted classes: the entropy of a patch's shares, and the overlap
 of pairs of prompts. It compares the transport plan with prompts that each take their own top K patches.
 
@@ -48,23 +50,29 @@ def main(argv=None):
     read_config(args.run)  # reports a folder that is no run before torch is imported
     import torch
 
+    from datasets.scenes import read_boxes
     from scripts import prompt_figures
 
     with user_input():
-        predictor = prompt_figures.load(args.run)
-        tested = {row["path"]: row["class"] for row in FinishedRun(args.run).predictions()}
+        predictor, run = prompt_figures.load(args.run), FinishedRun(args.run)
+        tested = {row["path"]: row["class"] for row in run.predictions()}
         paths = args.images or spaced(list(tested), args.number)
         if not paths:
             raise UserError(f"{args.run} has no predictions.csv with the paths of its test images: give images")
         images = torch.stack([predictor.preprocess(path) for path in paths])
+        root = Path(run.cfg.DATASET.ROOT).expanduser()
+        on_scenes = run.cfg.DATASET.NAME == "Scenes" and (root / "scenes").is_dir()
+        boxes = read_boxes(root) if on_scenes else {}
         out = args.out or args.run / "prompts"
         out.mkdir(parents=True, exist_ok=True)
     names, label_of = predictor.classnames, prompt_figures.labels_of(predictor)
     truths = {Path(path).resolve(): label_of.get(name) for path, name in tested.items()}
+    boxes = {Path(path).resolve(): box for path, box in boxes.items()}
     seen = prompt_figures.look(predictor, images)
     for i, path in enumerate(paths):
+        place = Path(path).resolve()
         target = out / f"{i + 1:02d}_{Path(path).stem}.png"
-        prompt_figures.draw_image(seen, i, truths.get(Path(path).resolve()), names, target)
+        prompt_figures.draw_image(seen, i, truths.get(place), names, target, boxes.get(place))
         if not args.quiet:
             print(f"{target.name}: {path}, predicted {names[seen.probabilities[i].argmax().item()]!r}")
     prompt_figures.draw_summary(seen, out / "summary.png")

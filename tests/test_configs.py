@@ -13,7 +13,7 @@ FILES = sorted(CONFIGS.rglob("*.yaml"))
 DATASETS = {path.stem: yaml.safe_load(path.read_text())["DATASET"]["NAME"] for path in CONFIGS.glob("datasets/*.yaml")}
 METHODS = yaml.safe_load((CONFIGS / "comparisons" / "methods.yaml").read_text())
 PUBLISHED_NAMES = {"OxfordFlowers": "Flowers102", "DescribableTextures": "DTD"}
-EMBEDDED = ("fashion_mnist", "emoji")
+EMBEDDED = ("fashion_mnist", "emoji", "scenes")
 
 all_files = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONFIGS)))
 

@@ -29,6 +29,8 @@ ATTRIBUTES = {
     "noto": ("medium", ["cartoon", "shaded drawing"]),
     "twemoji": ("medium", ["flat drawing", "flat icon", "simple drawing"]),
     "fluent": ("medium", ["3d render", "3d picture", "glossy render"]),
+    "flat": ("medium", ["flat drawing", "colored icon", "simple drawing"]),
+    "icon": ("medium", ["icon", "flat icon", "pictogram", "simple drawing"]),
     "silhouette": ("medium", ["silhouette", "shadow"]),
     "outline": ("medium", ["outline drawing", "line drawing", "sketch"]),
     "contour": ("medium", ["comic drawing", "inked drawing"]),
@@ -77,20 +79,21 @@ class Captioner:
         self.index = {noun: i for i, noun in enumerate(self.nouns)}
         self.is_noun_of = torch.zeros(len(concepts), len(self.nouns), dtype=torch.bool)
         for row, concept in zip(self.is_noun_of, concepts, strict=True):
-            row[[self.index[noun] for kind in kinds for noun in concept[kind]]] = True
+            true = [noun for kind in kinds for noun in concept[kind]]
+            true += [noun.split()[-1] for noun in concept["names"]]  # a coffee cup is a cup
+            row[[self.index[noun] for noun in true if noun in self.index]] = True
         words = [w for _, forms in ATTRIBUTES.values() for form in forms for w in form.split()]
         words += MEDIA + TEMPLATE_WORDS.split() + [w for noun in self.nouns for w in noun.split()]
         self.token_ids = sorted({SOT, EOT, *(piece for word in set(words) for piece in _pieces(word))})
         self._row = {token: i for i, token in enumerate(self.token_ids)}
 
-    def write(self, concepts, attributes, random, category):
+    def write(self, concepts, attributes, random):
         """Write a caption for each picture.
 
         Args:
             concepts: (T,) int.
             attributes: (T, K) bool, those that hold for each picture.
             random: a random.Random.
-            category: whether the noun is the concept's category; else it is its name or, one time in ten, a keyword.
 
         Returns:
             token rows (T, L) into ``token_ids``; nouns (T,); attributes that the captions name (T, K) bool.
@@ -98,7 +101,7 @@ class Captioner:
         texts, nouns, named = [], [], torch.zeros(attributes.shape, dtype=torch.bool)
         for i, (concept, held) in enumerate(zip(concepts.tolist(), attributes.tolist(), strict=True)):
             entry = self.concepts[concept]
-            kind = "categories" if category else "keywords" if random.random() < 0.1 else "names"
+            kind = random.choices(("names", "keywords", "categories"), weights=(0.75, 0.1, 0.15))[0]
             noun = random.choice(entry[kind] or entry["names"])
             true = [name for name, column in COLUMN.items() if held[column]]
             left = random.choices((0, 1, 2), weights=(0.8, 0.17, 0.03))[0]  # attributes to name

