@@ -22,7 +22,7 @@ SIZES = {
     "text_width": 128,
     "text_layers": 4,
 }
-KEPT, ALL = 26, 0.8  # patches of a canvas with one object, and from which share of the steps all are kept
+KEPT, ALL = 26, 0.85  # patches of a canvas with one object, and from which share of the steps all are kept
 ICONS = 0.25  # from which share of the steps icons are drawn: colours teach sooner than shapes do
 WEIGHTS = {"name": 1.0, "category": 1.0, "patch name": 0.7, "patch category": 0.7, "pointing": 0.5}
 LICENCE = "Weights: MIT. Made from open emoji and icons; licences and attribution in README.md"
