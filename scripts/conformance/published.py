@@ -90,7 +90,7 @@ class Published:
             validation_batch: batch of validation images, for a method that looks at them.
             settings: {key: value} beside the file's.
         """
-        attributes = {"batch": batch_of(self.file["images"], self.file["targets"]), **self.attributes()}
+        attributes = {"batch": self.training_batch(), **self.attributes()}
         attributes |= {"kept": self.kept, "observe": staticmethod(self.observe), "validation_batch": validation_batch}
         trainer = build(self.file, self.clip(), self.trainer, {**self.settings(), **settings}, folder, **attributes)
         self.start(trainer.model.learned, self.file.under("init/"))
@@ -99,6 +99,10 @@ class Published:
     def clip(self):
         """Return the state dict of the CLIP, in OpenAI's format."""
         return self.file.clip()
+
+    def training_batch(self):
+        """Return the batch of each step."""
+        return batch_of(self.file["images"], self.file["targets"])
 
     def attributes(self):
         """Return further attributes of OnReference."""

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from tqdm import tqdm
 from yacs.config import CfgNode
 
 from dassl.data.data_manager import build_data_loader
@@ -214,17 +215,21 @@ class CLIPTrainer(KeptFeatures):
             is_train=False,
         )
 
-    @torch.no_grad()
     def encode_images(self, batches: Iterable[Mapping[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return image features (n, D), not normalised, and labels (n,) of a test's batches."""
-        features, labels = [], []
-        for batch in batches:
+        tokens, labels = self.class_tokens(batches)
+        return tokens @ self.model.clip.visual.proj, labels
+
+    @torch.no_grad()
+    def class_tokens(self, batches: Iterable[Mapping[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return class tokens (n, W) and labels (n,) of a test's batches."""
+        tokens, labels = [], []
+        for batch in tqdm(batches, desc="encode", leave=False, disable=None):
             input, label = self.parse_batch_test(batch)
             with self.precision.autocast():
-                class_token, _ = self.features(input)
-            features.append(class_token.float() @ self.model.clip.visual.proj)
+                tokens.append(self.features(input)[0].float())
             labels.append(label)
-        return torch.cat(features), torch.cat(labels)
+        return torch.cat(tokens), torch.cat(labels)
 
     def model_inference(self, input: torch.Tensor | ImageFeatures, **unknown: Any) -> torch.Tensor:
         ignore(unknown, "model_inference")

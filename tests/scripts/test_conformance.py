@@ -41,7 +41,7 @@ def changed(tmp_path, meta=(), **arrays):
 @pytest.mark.parametrize("path", [REFERENCE, *sorted(BASELINES.glob("*.npz"))], ids=lambda path: path.stem)
 def test_reference_numbers_hold(path):
     rows, unknown = ways.check(ReferenceFile(path))
-    assert len(rows) > 10 and not unknown
+    assert len(rows) >= 10 and not unknown
     assert [row for row in rows if not row.passed] == []
 
 

@@ -23,6 +23,7 @@ from trainers import (
     cliplora,
     coop,
     gallop,
+    gda,
     kgcoop,
     locoop,
     maple,
@@ -118,6 +119,11 @@ FAULTS = {  # {file: {fault: (function, a part of its code, what stands there in
     "Tip-Adapter": {
         "the end of the grid": (tipadapter.CacheTrainer.search, "(scale - 0.1) / steps", "(scale - 0.1) / (steps - 1)"),
         "keys not normalised": (tipadapter.Cache.affinities, "F.normalize(self.keys, dim=-1)", "self.keys"),
+    },
+    "GDA": {
+        "covariance around one mean": (gda.Discriminant.fit, "images - means[labels]", "images"),
+        "no shrinkage": (gda.shrunk_precision, "cov.trace()", "0"),
+        "whole quadratic form": (gda.Discriminant.fit, ".sum(dim=1) / 2", ".sum(dim=1)"),
     },
 }
 

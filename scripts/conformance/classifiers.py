@@ -1,0 +1,84 @@
+"""Methods that learn a classifier on image features: GDA, CLAP, LP++. Their files hold features, and no CLIP."""
+
+import tempfile
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from scripts.conformance.published import Published
+from scripts.conformance.trainers import features_of, quiet
+from sotglp.clip import CLIP
+from trainers.gda import class_means, shrunk_precision
+
+
+class OnFeatures(Published):
+    """The file's features take the place of our towers'."""
+
+    ways = ("mixed precision",)
+
+    def clip(self):
+        """Return the state dict of a CLIP whose class tokens are its image features."""
+        joint = self.file["text_features"].shape[1]
+        clip = CLIP(joint, 16, 16, joint, 1, 8, 1)
+        clip.visual.proj.data = torch.eye(joint)
+        clip.logit_scale.data.fill_(self.file.settings.get("logit_scale", 1.0)).log_()
+        return clip.state_dict()
+
+    def attributes(self):
+        text = torch.from_numpy(self.file["text_features"])
+        return {"zero_shot_text": lambda trainer, clip, names: text.to(clip.logit_scale.device)}
+
+    def start(self, learned, values):
+        """The start is computed from the features."""
+
+    def texts(self, trainer, text):
+        return {}
+
+    def scores(self, trainer, features):
+        """Return the scores (B, C) of features, an array."""
+        batch = trainer.parse_batch_test(features_of(features, []))
+        return trainer.scores(trainer.model.match(batch[0], trainer.model.encode_text()))
+
+
+class GDA(OnFeatures):
+    """Nothing is trained."""
+
+    trainer = "GDA"
+    inputs = ("meta", "train/", "text_features", "val/features", "val/labels", "test/features", "test/labels", "alphas")
+
+    def settings(self):
+        theirs = self.file.settings
+        node = {"VIEWS": theirs["augment_epoch"], "ALPHAS": theirs["alpha_grid"], "LOGIT_SCALE": theirs["logit_scale"]}
+        return {f"TRAINER.GDA.{key}": value for key, value in node.items()} | {"OPTIM.MAX_EPOCH": 1}
+
+    def training_batch(self):
+        return features_of(self.file["train/features"][0], self.file["train/labels"])
+
+    def attributes(self):
+        views, labels = self.file["train/features"], torch.from_numpy(self.file["train/labels"])
+        views = features_of(views.reshape(-1, views.shape[-1]), labels.repeat(len(views)))
+        return {**super().attributes(), "views": [views]}
+
+    @torch.no_grad()
+    def compute(self, **settings):
+        with tempfile.TemporaryDirectory() as folder, quiet():
+            validation = features_of(self.file["val/features"], self.file["val/labels"])
+            trainer = self.build(Path(folder), validation, **settings)
+            tokens, labels = trainer.class_tokens(trainer.views[:1])
+            trainer.train()
+            classifier, hits = trainer.model.learned, trainer.search()
+            images = trainer.model.to_joint(tokens).double()
+            means = class_means(images, labels, trainer.num_classes)
+            test, truth = self.file["test/features"], torch.from_numpy(self.file["test/labels"])
+            unit = F.normalize(torch.from_numpy(test), dim=-1).to(trainer.device)
+            logits = self.scores(trainer, test)
+            values = {
+                **{"mean": means, "cov_inv": shrunk_precision(images - means[labels])},
+                **{"W": classifier.weight.T, "b": classifier.bias, "alpha": classifier.alpha.clone()},
+                **{"val/accuracy": 100 * hits / len(self.file["val/labels"]), "test/logits": logits},
+                "test/gda_logits": classifier.logits(unit),
+                "test/accuracy": 100 * (logits.argmax(dim=1).cpu() == truth).float().mean(),
+            }
+            classifier.alpha.zero_()
+            return {**values, "test/zero_shot_logits": self.scores(trainer, test)}
