@@ -17,14 +17,7 @@ from torch import nn
 
 from dassl.engine import TRAINER_REGISTRY
 from sotglp.prompted import ClassifiedCLIP
-from sotglp.toolbox.adapter import AdapterTrainer, scale_logits
-
-
-def class_means(images, labels, n_classes):
-    """Return the means (C, D) of the image features (n, D) of each class; 0 of a class without any."""
-    sums = torch.zeros(n_classes, images.shape[1], dtype=images.dtype, device=images.device)
-    counts = labels.bincount(minlength=n_classes).clamp(min=1)
-    return sums.index_add(0, labels, images) / counts[:, None]
+from sotglp.toolbox.adapter import AdapterTrainer, class_means, scale_logits
 
 
 def shrunk_precision(centred):

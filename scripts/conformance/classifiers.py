@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from scripts.conformance.published import Published
 from scripts.conformance.trainers import features_of, quiet
 from sotglp.clip import CLIP
-from trainers.gda import class_means, shrunk_precision
+from sotglp.toolbox.adapter import class_means
+from trainers.gda import shrunk_precision
 
 
 class OnFeatures(Published):
@@ -27,7 +28,11 @@ class OnFeatures(Published):
 
     def attributes(self):
         text = torch.from_numpy(self.file["text_features"])
-        return {"zero_shot_text": lambda trainer, clip, names: text.to(clip.logit_scale.device)}
+
+        def injected(trainer, clip, names):
+            return text.to(clip.logit_scale.device)
+
+        return {"zero_shot_text": injected, "raw_text": injected}
 
     def start(self, learned, values):
         """The start is computed from the features."""
@@ -82,3 +87,70 @@ class GDA(OnFeatures):
             }
             classifier.alpha.zero_()
             return {**values, "test/zero_shot_logits": self.scores(trainer, test)}
+
+
+class CLAP(OnFeatures):
+    """With each constraint."""
+
+    trainer = "CLAP"
+    parameters = {"prototypes": lambda learned: learned.weight}
+    inputs = ("meta", "text_features", "image_features", "targets", "init/", "test/", "perturbed/prototypes")
+    without_effect = ("INIT", "logit_scale", "published")
+    variants = {"ZS_no_constraint": "none"}
+
+    def settings(self):
+        return {
+            "DATALOADER.TRAIN_X.BATCH_SIZE": len(self.file["targets"]),
+            "TRAINER.CLAP.VIEWS": 1,
+            **super().settings(),
+        }
+
+    def training_batch(self):
+        return features_of(self.file["image_features"], self.file["targets"])
+
+    def attributes(self):
+        return {**super().attributes(), "views": [self.training_batch()]}
+
+    def compute(self, **settings):
+        values = super().compute(**settings)
+        for name in ("l2_constant", "l2_balanced", "l2_corrected", "l2_adaptative", "ZS_no_constraint"):
+            if self.file.under(f"{name}/"):
+                constraint = {"TRAINER.CLAP.CONSTRAINT": self.variants.get(name, name)}
+                values |= {f"{name}/{key}": value for key, value in super().compute(**settings, **constraint).items()}
+        return values
+
+    def observe(self, trainer):
+        return {"multipliers": trainer.model.learned.multipliers.clone()}
+
+    def images(self, trainer, features):
+        return {}
+
+    def columns(self):
+        return "ce", "constraint", "total"
+
+    def train(self, trainer, stages=1):
+        super().train(trainer, stages)
+        steps = trainer.recorded
+        for step, following in zip(steps, [*steps[1:], self.observe(trainer)], strict=True):
+            step["grown"] = following["multipliers"]
+
+    def of_steps(self, steps):
+        values = {**super().of_steps(steps), "multipliers": steps[0]["multipliers"]}
+        values["steps/multipliers"] = torch.stack([step["grown"] for step in steps])
+        values["steps/penalty"] = torch.stack([step["learned"].moved() for step in steps])
+        return values
+
+    def at_end(self, trainer):
+        values = super().at_end(trainer)
+        values["final/test_logits"] = self.scores(trainer, self.file["test/image_features"])
+        trainer.model.learned.weight.data.copy_(torch.from_numpy(self.file["perturbed/prototypes"]))
+        return values | {f"perturbed/{name}": value for name, value in self.at(trainer).items()}
+
+    def at(self, trainer):
+        """Return {name: value} of the loss where the prototypes are."""
+        text = trainer.model.encode_text()
+        match = trainer.model.match(self.input(trainer), text)
+        terms = trainer.losses(match, trainer.batch["label"], text)
+        losses = {f"loss/{name}": value for name, value in self.losses(terms).items()}
+        (gradient,) = torch.autograd.grad(losses["loss/total"], trainer.model.learned.weight, retain_graph=True)
+        return {**losses, "grad/prototypes": gradient, "logits": trainer.scores(match)}

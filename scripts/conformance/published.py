@@ -58,7 +58,8 @@ class Published:
                 unknown.append(name)
                 continue
             part, _, parameter = name.rpartition("final/") if "final/" in name else name.partition("last/")
-            start = self.file.arrays.get(f"{part}init/{parameter}")
+            starts = (self.file.arrays.get(f"{place}init/{parameter}") for place in (part, ""))
+            start = next((array for array in starts if array is not None), None)
             ours = torch.as_tensor(values[name]).detach().cpu()
             allowed = self.stopped_early.get(name)
             rows.append(compare(name, ours, reference, start, noise.get(name, 0.0), factor, allowed))

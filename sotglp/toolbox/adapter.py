@@ -23,6 +23,12 @@ def scale_logits(clip: CLIP, factor: float) -> None:
         clip.logit_scale.data.fill_(math.log(factor))
 
 
+def class_means(values: torch.Tensor, labels: torch.Tensor, n_classes: int) -> torch.Tensor:
+    """Return the means (C, D) of the rows (n, D) of each class; 0 of a class without any."""
+    sums = torch.zeros(n_classes, values.shape[1], dtype=values.dtype, device=values.device)
+    return sums.index_add(0, labels, values) / labels.bincount(minlength=n_classes).clamp(min=1)[:, None]
+
+
 class TokenBatches:
     """Training batches of class tokens in memory, in a new random order each epoch.
 

@@ -2,9 +2,22 @@
 
 import math
 
+import pytest
 import torch
-from loops import close, computed, cosines, hand_written, image_tokens, normalise
+from loops import (
+    close,
+    computed,
+    cosines,
+    cross_entropy,
+    hand_written,
+    image_tokens,
+    names_of,
+    normalise,
+    text_feature,
+)
 from test_adapters import features_of
+
+from sotglp.toolbox.trainer import CLIPTrainer
 
 pytest_plugins = ["loops"]
 
@@ -50,3 +63,62 @@ def test_views_do_not_depend_on_where_the_random_state_is(build):
     torch.rand(1)
     second, _ = trainer.encode_views(2)
     assert torch.equal(first, second) and not torch.equal(*first.chunk(2)) and torch.equal(*labels.chunk(2))
+
+
+def zero_shot_probability(trainer, items):
+    """Mean probability of the true class, by class, on items as the test sees them."""
+    features, labels = features_of(trainer, items)
+    text, scale = torch.stack(hand_written(trainer)), trainer.model.clip.logit_scale.exp()
+    means = []
+    for c in range(4):
+        own = [
+            (scale * text @ normalise(x)).softmax(dim=0)[c]
+            for x, label in zip(features, labels, strict=True)
+            if label == c
+        ]
+        means.append(sum(own) / len(own))
+    return means
+
+
+@pytest.mark.parametrize("constraint", ["l2", "l2_corrected", "l2_constant", "l2_balanced", "none"])
+def test_clap(build, monkeypatch, constraint):
+    trainer, images = build("CLAP", moved=False, VIEWS=2, CONSTRAINT=constraint)
+    trainer.train_loader_x.dataset.transform = trainer.test_loader.dataset.transform
+    clip, learned = trainer.model.clip, trainer.model.learned
+    empty = clip.token_embedding.weight[:0]
+    with torch.no_grad():
+        start = [text_feature(clip, empty, f"a photo of a {name}.", scaled=lambda x: x) for name in names_of(trainer)]
+        close(learned.weight, torch.stack(start))
+        own = zero_shot_probability(trainer, trainer.dm.dataset.train_x)
+    trainer.before_train()
+    assert len(trainer.train_loader_x.labels) == 2 * len(trainer.dm.dataset.train_x)
+    mean = sum(own) / 4
+    expected = {"l2": own, "l2_corrected": [x / mean for x in own], "l2_constant": [mean] * 4, "l2_balanced": [1] * 4}
+    multipliers = expected.get(constraint, [0] * 4)
+    close(learned.multipliers, [float(x) for x in multipliers])
+    with torch.no_grad():
+        learned.weight.add_(torch.randn_like(learned.weight))
+        moved = [
+            sum((w - t) ** 2 for w, t in zip(a.tolist(), b.tolist(), strict=True))
+            for a, b in zip(learned.weight, start, strict=True)
+        ]
+        losses, scores = computed(trainer, images)
+        slow = clip.logit_scale.exp() * cosines(clip, images, [normalise(w) for w in learned.weight])
+    close(scores, slow)
+    close(losses["ce"], cross_entropy(slow))
+    close(losses["constraint"], sum(m * d for m, d in zip(multipliers, moved, strict=True)) / 4)
+
+
+def test_multipliers_of_clap_survive_an_interruption(build, monkeypatch):
+    """A run that goes on keeps those of its start, with prototypes that have moved since."""
+    trainer, _ = build("CLAP")
+    monkeypatch.setattr(CLIPTrainer, "before_train", lambda trainer: None)
+    trainer.model.learned.multipliers.fill_(3.0)
+    trainer.start_epoch = 1
+    trainer.before_train()
+    assert (trainer.model.learned.multipliers == 3).all()
+
+
+def test_clap_refuses_an_unknown_constraint(build):
+    with pytest.raises(ValueError, match="TRAINER.CLAP.CONSTRAINT must be l2, .*, not 'l1'"):
+        build("CLAP", CONSTRAINT="l1")

@@ -20,6 +20,7 @@ from sotglp.prompted import PromptedCLIP, anchor_distance
 from sotglp.prompts import Prompts
 from sotglp.toolbox.trainer import CLIPTrainer
 from trainers import (
+    clap,
     cliplora,
     coop,
     gallop,
@@ -119,6 +120,16 @@ FAULTS = {  # {file: {fault: (function, a part of its code, what stands there in
     "Tip-Adapter": {
         "the end of the grid": (tipadapter.CacheTrainer.search, "(scale - 0.1) / steps", "(scale - 0.1) / (steps - 1)"),
         "keys not normalised": (tipadapter.Cache.affinities, "F.normalize(self.keys, dim=-1)", "self.keys"),
+    },
+    "CLAP": {
+        "sum over classes": (clap.CLAP.losses, ".mean()}", ".sum()}"),
+        "normalised prototypes": (
+            clap.Prototypes.moved,
+            "(self.weight - self.text)",
+            "(F.normalize(self.weight, dim=-1) - F.normalize(self.text, dim=-1))",
+        ),
+        "multipliers grow by the last distance alone": (clap.CLAP.after_epoch, "learned.distances * moved", "moved"),
+        "multipliers do not grow": (clap.CLAP.after_epoch, "+= learned", "+= 0 * learned"),
     },
     "GDA": {
         "covariance around one mean": (gda.Discriminant.fit, "images - means[labels]", "images"),
