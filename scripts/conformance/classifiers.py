@@ -1,5 +1,6 @@
 """Methods that learn a classifier on image features: GDA, CLAP, LP++. Their files hold features, and no CLIP."""
 
+import copy
 import tempfile
 from pathlib import Path
 
@@ -154,3 +155,71 @@ class CLAP(OnFeatures):
         losses = {f"loss/{name}": value for name, value in self.losses(terms).items()}
         (gradient,) = torch.autograd.grad(losses["loss/total"], trainer.model.learned.weight, retain_graph=True)
         return {**losses, "grad/prototypes": gradient, "logits": trainer.scores(match)}
+
+
+class LPPP(OnFeatures):
+    """All images in each step."""
+
+    trainer = "LPPP"
+    parameters = {
+        "weight": lambda learned: learned.weight,
+        "bias": lambda learned: learned.bias,
+        "alpha": lambda learned: learned.alpha,
+    }
+    inputs = ("meta", "train/", "targets", "val/", "test/", "text_features", "init/bias")
+
+    def settings(self):
+        theirs = self.file.settings
+        optim = {"NAME": "sgd", "LR": 1.0, "MOMENTUM": theirs["momentum"], "WEIGHT_DECAY": theirs["weight_decay"]}
+        return {f"OPTIM.{key}": value for key, value in optim.items()} | {"OPTIM.MAX_EPOCH": theirs["train_epoch"]}
+
+    def training_batch(self):
+        return features_of(self.file["train/features"], self.file["targets"])
+
+    def attributes(self):
+        return {**super().attributes(), "views": [self.training_batch()]}
+
+    def start(self, learned, values):
+        learned.bias.data.copy_(torch.from_numpy(values["bias"]))
+
+    def observe(self, trainer):
+        return {"start": copy.deepcopy(trainer.model.learned)}
+
+    def compute(self, **settings):
+        validation = features_of(self.file["val/features"], self.file["val/labels"])
+        with tempfile.TemporaryDirectory() as folder, quiet():
+            trainer = self.build(Path(folder), validation, **settings)
+            self.train(trainer)
+            with torch.no_grad():
+                return self.of_run(trainer)
+
+    def of_run(self, trainer):
+        """Return {name: value} of a finished run."""
+        steps, model, test = trainer.recorded, trainer.model, self.file["test/features"]
+        starts = [step["start"] for step in steps]
+        hits = [self.hits(trainer, learned) for learned in [*starts[1:], steps[-1]["learned"]]]
+        selected = max(range(len(hits)), key=lambda epoch: (hits[epoch], epoch))
+        values = {
+            **self.of_steps(steps),
+            **{"lr_w": starts[0].step_size, "lr_alpha": starts[0].alpha_step_size, "selected_epoch": selected},
+            "steps/val_accuracy": [100 * count / len(self.file["val/labels"]) for count in hits],
+            "selected/test_logits": (logits := self.scores(trainer, test)),  # the trainer took the selected epoch
+            "selected_test_accuracy": 100
+            * (logits.argmax(dim=1).cpu() == torch.from_numpy(self.file["test/labels"])).float().mean(),
+            "image_features": model.to_joint(self.input(trainer)[0]),
+            "grad/alpha": steps[0]["learned"].slope,
+            "steps/alpha": torch.stack([learned.alpha for learned in starts]),
+            "steps/alpha_grad_accumulated": torch.stack([step["learned"].slope for step in steps]),
+        }
+        for place, learned in {"init": starts[0], "after5": steps[4]["learned"], "final": steps[-1]["learned"]}.items():
+            values |= {f"{place}/{name}": value.clone() for name, value in self.read(learned).items()}
+        for place, learned in {"": starts[0], "final/": steps[-1]["learned"]}.items():
+            model.learned.load_state_dict(learned.state_dict())
+            values[f"{place}logits"] = self.scores(trainer, self.file["train/features"])
+        return values
+
+    def hits(self, trainer, learned):
+        """Return how many validation images a classifier gets right."""
+        images, zero_shot, labels = trainer.validation
+        logits = learned.blend(images, zero_shot / trainer.model.logit_scale)
+        return int((logits.argmax(dim=1) == labels).sum())

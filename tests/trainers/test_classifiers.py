@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from loops import (
     close,
     computed,
@@ -122,3 +123,59 @@ def test_multipliers_of_clap_survive_an_interruption(build, monkeypatch):
 def test_clap_refuses_an_unknown_constraint(build):
     with pytest.raises(ValueError, match="TRAINER.CLAP.CONSTRAINT must be l2, .*, not 'l1'"):
         build("CLAP", CONSTRAINT="l1")
+
+
+@pytest.mark.parametrize("start, all_gradients", [("sum", True), ("mean", False)])
+def test_lp_plus_plus(build, monkeypatch, start, all_gradients):
+    """Start, step sizes and twenty-one steps of the paper's formulas, with the gradients written out."""
+    optim = {"OPTIM.NAME": "sgd", "OPTIM.LR": 1.0, "OPTIM.WEIGHT_DECAY": 0.0}
+    trainer, images = build("LPPP", optim, moved=False, WEIGHTS=start, ALL_GRADIENTS=all_gradients)
+    trainer.train_loader_x.dataset.transform = trainer.test_loader.dataset.transform
+    trainer.validates, trainer.max_epoch = False, 21
+    bias = trainer.model.learned.bias.detach().double().clone()
+    with torch.no_grad():
+        features, labels = features_of(trainer, trainer.dm.dataset.train_x)
+        x = torch.stack([normalise(feature) for feature in features]).double()
+        text = torch.stack(hand_written(trainer)).double()
+    own = F.one_hot(labels, 4).double()
+    weight, text_cosines = own.T @ x, x @ text.T
+    weight = weight if start == "sum" else weight / own.sum(dim=0)[:, None]
+    by_class = [text_cosines[labels == c, c].mean() for c in range(4)]
+    alpha = (250 * sum(by_class) / 4).repeat(4)
+    step = 4 * len(x) / max(torch.linalg.eigvals(x.T @ x).real)
+    alpha_step = len(x) / (4 * max(sum(text_cosines[:, c] ** 2) for c in range(4)))
+    speed_w, speed_b, slope = 0, 0, 0
+    monkeypatch.setattr(CLIPTrainer, "after_epoch", lambda trainer: None)
+    trainer.train()
+    for epoch in range(1, 22):
+        error = ((x @ weight.T + bias + alpha * text_cosines).softmax(dim=1) - own) / len(x)
+        gradient = (error * text_cosines).sum(dim=0)
+        slope = slope + gradient if all_gradients else gradient
+        speed_w, speed_b = 0.9 * speed_w + error.T @ x, 0.9 * speed_b + error.sum(dim=0)
+        weight, bias = weight - step * speed_w, bias - step * speed_b
+        alpha = alpha - alpha_step * slope if epoch % 10 == 0 else alpha
+    learned = trainer.model.learned
+    for ours, slow in ((learned.weight, weight), (learned.bias, bias), (learned.alpha, alpha)):
+        close(ours.detach() / slow.abs().max(), slow / slow.abs().max())
+    with torch.no_grad():
+        unit = torch.stack(unit_features(trainer.model.clip, images)).double()
+        close(computed(trainer, images)[1] / 30, (unit @ weight.T + bias + alpha * (unit @ text.T)) / 30)
+
+
+@torch.no_grad()
+def test_lp_plus_plus_takes_the_last_best_epoch_on_validation(build, monkeypatch):
+    trainer, _ = build("LPPP")
+    learned, trainer.max_epoch = trainer.model.learned, 4
+    monkeypatch.setattr(CLIPTrainer, "after_epoch", lambda trainer: None)
+    monkeypatch.setattr(trainer, "validation", (torch.zeros(3, 64), torch.zeros(3, 4), torch.tensor([1, 1, 0])))
+    biases = torch.eye(4)[[1, 0, 1, 0]]  # right for 2, 1, 2 and 1 images
+    biases[2] *= 2
+    for trainer.epoch, bias in enumerate(biases):
+        learned.bias.copy_(bias)
+        trainer.after_epoch()
+    assert torch.equal(learned.bias, biases[2]) and learned.best_hits == 2
+
+
+def test_lp_plus_plus_refuses_an_unknown_start(build):
+    with pytest.raises(ValueError, match="TRAINER.LPPP.WEIGHTS must be sum or mean, not 'max'"):
+        build("LPPP", WEIGHTS="max")

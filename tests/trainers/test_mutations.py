@@ -27,6 +27,7 @@ from trainers import (
     gda,
     kgcoop,
     locoop,
+    lppp,
     maple,
     plot,
     plotpp,
@@ -130,6 +131,12 @@ FAULTS = {  # {file: {fault: (function, a part of its code, what stands there in
         ),
         "multipliers grow by the last distance alone": (clap.CLAP.after_epoch, "learned.distances * moved", "moved"),
         "multipliers do not grow": (clap.CLAP.after_epoch, "+= learned", "+= 0 * learned"),
+    },
+    "LPpp": {
+        "alpha's gradient forgotten": (lppp.LPPP.step, "self.node.ALL_GRADIENTS", "0"),
+        "alpha at each ninth epoch": (lppp.LPPP.step, "ALPHA_EVERY", "9"),
+        "the first best epoch": (lppp.BlendedClassifier.keep_best, "hits >= self", "hits > self"),
+        "weights start as means": (lppp.BlendedClassifier.start_from, "* counts[:, None]", "* 1"),
     },
     "GDA": {
         "covariance around one mean": (gda.Discriminant.fit, "images - means[labels]", "images"),

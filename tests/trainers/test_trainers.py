@@ -76,7 +76,7 @@ def test_sotglp_from_training_to_evaluation(train, tmp_path):
 BASELINES = (
     *("CoCoOp", "KgCoOp", "ProGrad", "PLOT", "PLOTPP", "LoCoOp", "GalLoP"),
     *("TipAdapter", "TipAdapterF", "LinearProbe", "CLIPLoRA", "MaPLe", "PromptSRC", "TCP"),
-    *("GDA", "CLAP"),
+    *("GDA", "CLAP", "LPPP"),
 )
 
 
