@@ -106,8 +106,18 @@ class CLIPTrainer(KeptFeatures):
         """Return the schedule of the learning rate."""
         if self.LR_MIN is None:
             return build_lr_scheduler(self.optim, self.cfg.OPTIM)
-        steps, last = self.cfg.OPTIM.MAX_EPOCH * len(self.train_loader_x or [None]), self.LR_MIN / self.cfg.OPTIM.LR
-        return LambdaLR(self.optim, lambda step: last + (1 - last) * (1 + math.cos(math.pi * step / steps)) / 2)
+        batches, last = len(self.train_loader_x or [None]), self.LR_MIN / self.cfg.OPTIM.LR
+
+        def factor(step: int) -> float:
+            share = step / (batches * self.schedule_epochs)
+            return last + (1 - last) * (1 + math.cos(math.pi * share)) / 2
+
+        return LambdaLR(self.optim, factor)
+
+    @property
+    def schedule_epochs(self) -> int:
+        """Number of epochs that a cosine over all steps takes."""
+        return int(self.cfg.OPTIM.MAX_EPOCH)
 
     def make_model(self, clip: CLIP, names: Sequence[str]) -> PromptedCLIP:
         """Return the model of the C class names, of which ``learned`` is trained and saved."""

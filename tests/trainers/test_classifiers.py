@@ -179,3 +179,49 @@ def test_lp_plus_plus_takes_the_last_best_epoch_on_validation(build, monkeypatch
 def test_lp_plus_plus_refuses_an_unknown_start(build):
     with pytest.raises(ValueError, match="TRAINER.LPPP.WEIGHTS must be sum or mean, not 'max'"):
         build("LPPP", WEIGHTS="max")
+
+
+@torch.no_grad()
+def test_two_stages_of_2sfs(build):
+    """First the norms count, wherever they are; then a vector of each class in the place of its text."""
+    trainer, images = build("TwoSFS")  # whose norms have moved
+    clip, learned = trainer.model.clip, trainer.model.learned
+    assert len(learned.norms) == 2 * (3 + 3) and clip.transformer.resblocks[0].ln_1 in list(learned.norms)
+    slow = clip.logit_scale.exp() * cosines(clip, images, hand_written(trainer))
+    losses, scores = computed(trainer, images)
+    close(scores, slow)
+    close(losses["ce"], cross_entropy(slow))
+    trainer.choose_stage(trainer.first_epochs)
+    close(learned.classifier, torch.stack(hand_written(trainer)))
+    close(computed(trainer, images)[1], slow)
+    learned.classifier.add_(torch.randn_like(learned.classifier))
+    slow = clip.logit_scale.exp() * cosines(clip, images, [normalise(vector) for vector in learned.classifier])
+    close(computed(trainer, images)[1], slow)
+
+
+def test_a_stage_of_2sfs_learns_its_part(build, monkeypatch):
+    trainer, _ = build("TwoSFS", {"OPTIM.MAX_EPOCH": 5, "OPTIM.LR": 0.01})
+    states, after = [trainer.model.state_dict()], type(trainer).after_epoch
+    monkeypatch.setattr(CLIPTrainer, "after_epoch", lambda trainer: None)
+
+    def keep(trainer):
+        states.append({name: value.clone() for name, value in trainer.model.state_dict().items()})
+        after(trainer)
+
+    monkeypatch.setattr(type(trainer), "after_epoch", keep)
+    states[0] = {name: value.clone() for name, value in states[0].items()}
+    trainer.train()
+    changed = [
+        {name for name in new if name.startswith("learned.") and not torch.equal(old[name], new[name])}
+        for old, new in zip(states, states[1:], strict=False)
+    ]
+    norms = {name for name in states[0] if name.startswith("learned.norms")}
+    assert changed[:3] == [norms] * 3
+    assert changed[3] == {"learned.classifier", "learned.second"} and changed[4] == {"learned.classifier"}
+
+
+def test_without_its_classifier_2sfs_takes_any_classes(build):
+    with_classifier, _ = build("TwoSFS")
+    trainer, _ = build("TwoSFS", **with_classifier.settings_for_new_classes())
+    assert with_classifier.class_specific and not trainer.class_specific
+    assert trainer.first_epochs == trainer.cfg.OPTIM.MAX_EPOCH and trainer.model.learned.classifier is None

@@ -36,6 +36,7 @@ from trainers import (
     sotglp,
     tcp,
     tipadapter,
+    twosfs,
 )
 
 pytest_plugins = ["loops"]
@@ -137,6 +138,16 @@ FAULTS = {  # {file: {fault: (function, a part of its code, what stands there in
         "alpha at each ninth epoch": (lppp.LPPP.step, "ALPHA_EVERY", "9"),
         "the first best epoch": (lppp.BlendedClassifier.keep_best, "hits >= self", "hits > self"),
         "weights start as means": (lppp.BlendedClassifier.start_from, "* counts[:, None]", "* 1"),
+    },
+    "2SFS": {
+        "norms go on in the second stage": (twosfs.TwoSFS.choose_stage, "(not learned.second)", "(True)"),
+        "one cosine over both stages": (twosfs.TwoSFS.schedule_epochs.fget, "if self.model.learned.second", "if False"),
+        "one schedule for both stages": (twosfs.TwoSFS.choose_stage, "self.build_schedule()", "self.sched"),
+        "classifier starts from no text": (
+            twosfs.TwoSFS.choose_stage,
+            "self.model.encode_text()[:, 0]",
+            "0 * learned.classifier + 1",
+        ),
     },
     "GDA": {
         "covariance around one mean": (gda.Discriminant.fit, "images - means[labels]", "images"),
