@@ -15,7 +15,7 @@ import test_method
 from dassl.optim import lr_scheduler, optimizer
 from scripts.conformance.files import ReferenceFile
 from scripts.conformance.ways import check
-from sotglp import draw_prompts, scores, towers, transport
+from sotglp import draw_prompts, negatives, scores, towers, transport
 from sotglp.prompted import PromptedCLIP, anchor_distance
 from sotglp.prompts import Prompts
 from sotglp.toolbox.trainer import CLIPTrainer
@@ -147,6 +147,16 @@ FAULTS = {  # {file: {fault: (function, a part of its code, what stands there in
             twosfs.TwoSFS.choose_stage,
             "self.model.encode_text()[:, 0]",
             "0 * learned.classifier + 1",
+        ),
+    },
+    "NegLabel": {
+        "nearest words": (negatives.choose_negatives, ".argsort(", ".neg().argsort("),
+        "sign of the score": (negatives.neg_label, "return -(classes", "return (classes"),
+        "no shuffling": (negatives.shuffled, "if seed is None", "if True"),
+        "more than the share": (
+            negatives.choose_negatives,
+            "int(share * len(candidates))",
+            "int(share * len(candidates)) + 1",
         ),
     },
     "GDA": {
