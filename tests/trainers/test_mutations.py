@@ -18,6 +18,7 @@ from scripts.conformance.ways import check
 from sotglp import draw_prompts, negatives, scores, towers, transport
 from sotglp.prompted import PromptedCLIP, anchor_distance
 from sotglp.prompts import Prompts
+from sotglp.toolbox.adapter import scale_logits
 from sotglp.toolbox.trainer import CLIPTrainer
 from trainers import (
     clap,
@@ -176,7 +177,7 @@ LAWS = {  # {fault: (function, a part of its code, what stands there instead, th
     "KL at temperature 1": (
         *(prograd.ProGrad.losses, "t = self.node.T", "t = 1", test_baselines.test_prograd, {"conflict": True}),
     ),
-    "CLIP's own scale": (cliplora.AdaptedCLIP.__init__, "if logit_scale", "if False", test_adapters.test_cliplora, {}),
+    "CLIP's own scale": (scale_logits, "if factor", "if False", test_adapters.test_cliplora, {}),
     "last epoch, not the best": (
         *(tipadapter.TipAdapterF.keep_best, "hits > cache.best_hits", "True"),
         *(test_adapters.test_tip_adapter_f_ends_with_the_keys_of_its_best_epoch_on_validation, {}),
