@@ -28,7 +28,7 @@ COLUMNS = {
     **{"optimizer": "OPTIM.NAME", "learning rate": "OPTIM.LR", "weight decay": "OPTIM.WEIGHT_DECAY"},
     **{"epochs": "OPTIM.MAX_EPOCH", "batch": "DATALOADER.TRAIN_X.BATCH_SIZE", "warm-up epochs": "OPTIM.WARMUP_EPOCH"},
 }
-UNTRAINED = ("TipAdapter", "LinearProbe", "ZeroshotCLIP", "ZeroshotCLIP2")  # no steps: only the epochs count
+UNTRAINED = ("TipAdapter", "GDA", "LinearProbe", "ZeroshotCLIP", "ZeroshotCLIP2")  # no steps: only the epochs count
 
 
 class Recipe:

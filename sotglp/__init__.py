@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from sotglp.backbones import load_clip
 from sotglp.clip import CLIP
 from sotglp.matching import Match
+from sotglp.negatives import choose_negatives, neg_label
 from sotglp.prompted import PromptedCLIP
 from sotglp.prompts import Prompts, context_from_text, draw_prompts, kept_prompts
 from sotglp.scores import energy, gl_mcm, l_mcm, max_logit, mcm, ood_scores
@@ -24,6 +25,7 @@ __all__ = [
     "Match",
     "PromptedCLIP",
     "Prompts",
+    "choose_negatives",
     "context_from_text",
     "draw_prompts",
     "energy",
@@ -34,6 +36,7 @@ __all__ = [
     "load_clip",
     "max_logit",
     "mcm",
+    "neg_label",
     "ood_scores",
     "transport_plan",
 ]

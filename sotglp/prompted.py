@@ -122,6 +122,30 @@ class AnchoredCLIP(PromptedCLIP):
         return AnchoredSimilarities(g, s, anchor[..., 0])
 
 
+class ClassifiedCLIP(PromptedCLIP):
+    """Fixed text features (C, D), and a classifier of image features beside them.
+
+    Args:
+        clip: frozen here.
+        text: normalised text features (C, D).
+        classifier: module (normalised image features (B, D)) -> logits (B, C), which are added to the scaled cosines.
+    """
+
+    text: torch.Tensor
+
+    def __init__(self, clip: CLIP, text: torch.Tensor, classifier: nn.Module) -> None:
+        super().__init__(clip, classifier)
+        self.register_buffer("text", text, persistent=False)
+
+    def encode_text(self) -> torch.Tensor:
+        return self.text.unsqueeze(1)  # (C, 1, D)
+
+    def match(self, features: ImageFeatures, text: torch.Tensor) -> Similarities:
+        """Return Similarities with g (B, C, 1): cosines with the text, plus the logits over the logit scale."""
+        image = self.to_joint(features[0])
+        return Similarities(similarities(image, text) + self.learned(image).unsqueeze(-1) / self.logit_scale, None)
+
+
 def anchor_distance(text: torch.Tensor) -> torch.Tensor:
     """Return 1 - the cosine () of learned text features and those that stand still (C, 2, D), a mean over classes."""
     learned, anchor = text.float().unbind(dim=1)

@@ -146,10 +146,17 @@ def encode_names(
         templates: with ``{}`` for the name.
         normalise: whether features are normalised before they are averaged, too.
     """
+    features = encode_texts(clip, names, templates)
+    features = F.normalize(features, dim=-1) if normalise else features
+    return F.normalize(features.mean(dim=1), dim=-1)
+
+
+@torch.no_grad()
+def encode_texts(clip: CLIP, names: Sequence[str], templates: Sequence[str]) -> torch.Tensor:
+    """Return text features (C, templates, D), not normalised, of class names in each template."""
     ids = tokenize(clip, names, templates)
     features = torch.cat([clip.encode_text(part) for part in ids.split(256)])
-    features = F.normalize(features, dim=-1) if normalise else features
-    return F.normalize(features.unflatten(0, (len(names), len(templates))).mean(dim=1), dim=-1)
+    return features.unflatten(0, (len(names), len(templates)))
 
 
 class FixedText(nn.Module):

@@ -7,7 +7,7 @@ from sotglp.backbones import cached_backbones
 
 OURS = (  # files of this repository; any other file here is a third party's
     *("sotglp", "zsclip", "coop", "cocoop", "kgcoop", "prograd", "plot", "plotpp", "locoop", "gallop"),
-    *("tipadapter", "linearprobe", "cliplora", "maple", "promptsrc", "tcp"),
+    *("gda", "clap", "lppp", "twosfs", "tipadapter", "linearprobe", "cliplora", "maple", "promptsrc", "tcp"),
 )
 
 

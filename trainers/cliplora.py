@@ -18,6 +18,7 @@ from dassl.engine import TRAINER_REGISTRY
 from sotglp import PromptedCLIP
 from sotglp.prompts import tokenize
 from sotglp.templates import DEFAULT
+from sotglp.toolbox.adapter import scale_logits
 from sotglp.toolbox.trainer import CLIPTrainer
 
 
@@ -70,8 +71,7 @@ class AdaptedCLIP(PromptedCLIP):
         for block, of_block in zip(blocks, maps, strict=True):
             block.attn = AdaptedAttention(block.attn, of_block)
         self.register_buffer("ids", ids, persistent=False)
-        if logit_scale:
-            clip.logit_scale.data.fill_(math.log(logit_scale))
+        scale_logits(clip, logit_scale)
 
     def features(self, images):
         """Return the class tokens (B, W), and None; unlike in the base class with gradients."""

@@ -8,19 +8,14 @@ are normalised, and the search for alpha and beta starts at 0.1 and leaves its e
 of Tip-Adapter-F on the test images. Ours takes it on the validation images, with the alpha and beta of the training.
 """
 
-import math
-from functools import cached_property
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from dassl.engine import TRAINER_REGISTRY
-from sotglp import PromptedCLIP
-from sotglp.matching import similarities
-from sotglp.prompted import Similarities
+from sotglp.prompted import ClassifiedCLIP
 from sotglp.templates import ENSEMBLE
-from sotglp.toolbox.trainer import CLIPTrainer
+from sotglp.toolbox.adapter import AdapterTrainer, scale_logits
 
 
 class Cache(nn.Module):
@@ -85,31 +80,13 @@ class LearnedCache(Cache):
         return images @ self.keys.T
 
 
-class CachedCLIP(PromptedCLIP):
-    """Fixed text features (C, D) and a cache."""
-
-    def __init__(self, clip, text, cache):
-        super().__init__(clip, cache)
-        self.register_buffer("text", text, persistent=False)
-
-    def encode_text(self):
-        return self.text.unsqueeze(1)  # (C, 1, D)
-
-    def match(self, features, text):
-        """Return Similarities with g (B, C, 1): cosines with the text, plus the cache's logits over the logit scale."""
-        g, s = super().match(features, text)
-        cached = self.learned(self.to_joint(features[0]))
-        return Similarities(g + cached.unsqueeze(-1) / self.logit_scale, s)
-
-
-class CacheTrainer(CLIPTrainer):
+class CacheTrainer(AdapterTrainer):
     """The base of both variants. After the last epoch it searches alpha and beta on the validation images, if any.
 
     They must be others than the test's, unlike ImageNet's.
     """
 
     CACHE = Cache
-    class_specific = True
 
     DEFAULTS = dict(
         ALPHA=1.17,  # weight of the cache, before the search
@@ -126,24 +103,15 @@ class CacheTrainer(CLIPTrainer):
         return ENSEMBLE if self.cfg.DATASET.NAME == "ImageNet" else super().templates
 
     def make_model(self, clip, names):
-        node, text = self.node, self.zero_shot_text(clip, names)
-        labels = [item.label for item in self.dm.dataset.train_x]
-        if node.LOGIT_SCALE:
-            clip.logit_scale.data.fill_(math.log(node.LOGIT_SCALE))
-        return CachedCLIP(clip, text, self.CACHE(labels, *text.shape, node.ALPHA, node.BETA))
+        text, labels = self.zero_shot_text(clip, names), [item.label for item in self.dm.dataset.train_x]
+        scale_logits(clip, self.node.LOGIT_SCALE)
+        return ClassifiedCLIP(clip, text, self.CACHE(labels, *text.shape, self.node.ALPHA, self.node.BETA))
 
     def add_view(self):
         """Add the features of an augmented view of each training image to its key."""
         transform = self.train_loader_x.dataset.transform
         features, _ = self.encode_images(self.loader_of(self.dm.dataset.train_x, transform))
         self.model.learned.keys.data += features
-
-    @cached_property
-    def validation(self):
-        """Normalised features (n, D), zero-shot logits (n, C) and labels (n,) of the validation images."""
-        images, labels = self.encode_images(self.encoded(self.val_loader))
-        images = F.normalize(images, dim=-1)
-        return images, self.model.logit_scale * similarities(images, self.model.encode_text())[..., 0], labels
 
     def after_epoch(self):
         """After the last epoch also search alpha and beta."""

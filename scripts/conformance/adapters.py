@@ -1,4 +1,4 @@
-"""Methods that adapt features or attention: CLIP-LoRA, Tip-Adapter and Tip-Adapter-F."""
+"""Methods that adapt towers or features: CLIP-LoRA, 2SFS, Tip-Adapter and Tip-Adapter-F."""
 
 import copy
 import tempfile
@@ -12,6 +12,8 @@ from torch import nn
 from scripts.conformance.published import Published
 from scripts.conformance.trainers import batch_of, quiet
 from sotglp.clip import count_children
+from sotglp.prompts import tokenize
+from sotglp.templates import DEFAULT
 
 
 class RecordedDropout(nn.Module):
@@ -115,6 +117,76 @@ class CLIPLoRA(Published):
         zero_shot["image_features"] = model.to_joint(plain[0])
         model.learned.load_state_dict(learned)
         return values | {f"zero_shot/{name}": value for name, value in zero_shot.items()}
+
+
+class TwoSFS(Published):
+    """Norms of the towers, then a classifier."""
+
+    trainer = "TwoSFS"
+    ways = ("prompts in parts", "mixed precision")
+
+    def settings(self):
+        theirs = self.file.settings
+        optim = {
+            **{"NAME": theirs["optimizer"].lower(), "LR": theirs["lr"], "WEIGHT_DECAY": theirs["wd"]},
+            **{"MAX_EPOCH": theirs["n_iters"] * theirs["shots"]},
+        }
+        starts = {"IMAGE_START": theirs["ln_vision_start"], "TEXT_START": theirs["ln_text_start"]}
+        node = {"SHARE": theirs["n_iters_frac"], **starts}
+        return {
+            **{f"OPTIM.{key}": value for key, value in optim.items()},
+            **{f"TRAINER.TWOSFS.{key}": value for key, value in node.items()},
+        }
+
+    def place(self, learned, name):
+        *tower, _, _, block, norm, kind = name.split(".")
+        image_start, text_start = (self.settings()[f"TRAINER.TWOSFS.{key}_START"] for key in ("IMAGE", "TEXT"))
+        blocks = count_children(self.file.clip(), "visual.transformer.resblocks.")
+        index = int(block) - image_start if tower else blocks - image_start + int(block) - text_start
+        return learned.norms[2 * index + (norm == "ln_2")].get_parameter(kind)
+
+    def observe(self, trainer):
+        return {"classifier": trainer.model.learned.classifier.detach().clone()}
+
+    def texts(self, trainer, text):
+        return {"text_features": text[:, 0]}
+
+    def compute(self, **settings):
+        first = len(self.file["steps/losses"])
+        with tempfile.TemporaryDirectory() as folder, quiet():
+            trainer = self.build(Path(folder), **settings)
+            learned = trainer.model.learned
+            values = self.evaluated(trainer)
+            trainer.max_epoch = first + len(self.file["stage2/losses"])
+            trainer.train()
+            steps, end = trainer.recorded, copy.deepcopy(learned.state_dict())
+            later = self.of_steps(steps[first:])
+            values |= {**self.of_steps(steps[:first]), **{f"final/{name}": v for name, v in self.read(learned).items()}}
+            values |= {f"stage2/{name}": later[f"steps/{name}"] for name in ("losses", "lr")}
+            values["stage2/init_classifier"] = steps[first]["classifier"]
+            values["stage2/grad_classifier"] = steps[first]["gradients"].classifier
+            values["stage2/final_classifier"] = learned.classifier.detach().clone()
+            values["final/logits"] = self.evaluated(trainer)["logits"]
+            values |= {f"final/{name}": logits for name, logits in self.of_other_classes(trainer).items()}
+            learned.load_state_dict({**end, "classifier": steps[first]["classifier"]})
+            values["stage2/train_logits"] = self.evaluated(trainer)["logits"]
+            learned.second.fill_(False)
+            return values | {f"stage2/init_{name}": value for name, value in self.evaluated(trainer).items()}
+
+    @torch.no_grad()
+    def of_other_classes(self, trainer):
+        """Return {name: logits} of classes that were not trained, alone and before the trained ones."""
+        model, names = trainer.model, self.file.meta["novel_names"]
+        if not names:
+            return {}
+        trained, ids = model.encode_text(), model.ids
+        model.learned.second.fill_(False)
+        model.ids = tokenize(model.clip, names, [DEFAULT])
+        novel, model.ids = model.encode_text(), ids
+        model.learned.second.fill_(True)
+        features = trainer.features(self.input(trainer))
+        texts = {"logits_novel": novel, "logits_all": torch.cat([novel, trained])}
+        return {name: trainer.scores(model.match(features, text)) for name, text in texts.items()}
 
 
 class TipAdapter(Published):

@@ -58,7 +58,8 @@ class Published:
                 unknown.append(name)
                 continue
             part, _, parameter = name.rpartition("final/") if "final/" in name else name.partition("last/")
-            start = self.file.arrays.get(f"{part}init/{parameter}")
+            starts = (self.file.arrays.get(f"{place}init/{parameter}") for place in (part, ""))
+            start = next((array for array in starts if array is not None), None)
             ours = torch.as_tensor(values[name]).detach().cpu()
             allowed = self.stopped_early.get(name)
             rows.append(compare(name, ours, reference, start, noise.get(name, 0.0), factor, allowed))
@@ -90,7 +91,7 @@ class Published:
             validation_batch: batch of validation images, for a method that looks at them.
             settings: {key: value} beside the file's.
         """
-        attributes = {"batch": batch_of(self.file["images"], self.file["targets"]), **self.attributes()}
+        attributes = {"batch": self.training_batch(), **self.attributes()}
         attributes |= {"kept": self.kept, "observe": staticmethod(self.observe), "validation_batch": validation_batch}
         trainer = build(self.file, self.clip(), self.trainer, {**self.settings(), **settings}, folder, **attributes)
         self.start(trainer.model.learned, self.file.under("init/"))
@@ -99,6 +100,10 @@ class Published:
     def clip(self):
         """Return the state dict of the CLIP, in OpenAI's format."""
         return self.file.clip()
+
+    def training_batch(self):
+        """Return the batch of each step."""
+        return batch_of(self.file["images"], self.file["targets"])
 
     def attributes(self):
         """Return further attributes of OnReference."""

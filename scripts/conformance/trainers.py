@@ -48,11 +48,13 @@ class OnReference:
             self.batch |= {"features": self.model.features(self.batch["img"])}
 
     def on_device(self, value):
-        """Return a tensor, or several in a tuple, on the trainer's device."""
-        return tuple(map(self.on_device, value)) if isinstance(value, tuple) else value.to(self.device)
+        """Return a tensor, or several or None in a tuple, on the trainer's device."""
+        if isinstance(value, tuple):
+            return tuple(map(self.on_device, value))
+        return None if value is None else value.to(self.device)
 
     def loader_of(self, items, transform=None):
-        return [self.views.pop(0)]
+        return Batches([self.views.pop(0)])
 
     def encoded(self, loader):
         return loader
@@ -89,6 +91,11 @@ def batch_of(images, labels):
     """Return a batch of a loader, of arrays."""
     labels = torch.as_tensor(labels).long()
     return {"img": torch.as_tensor(images).float(), "label": labels, "domain": torch.zeros_like(labels)}
+
+
+def features_of(features, labels):
+    """Return a batch of features, of arrays, in the place of images."""
+    return {"features": (torch.as_tensor(features).float(), None), "label": torch.as_tensor(labels).long()}
 
 
 def build(file, state, name, settings, folder, **attributes):

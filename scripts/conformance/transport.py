@@ -82,10 +82,9 @@ class PLOT(Transport):
         visual["proj"] = torch.eye(joint)
         return state | {f"visual.{name}": value for name, value in visual.items()}
 
-    def attributes(self):
+    def training_batch(self):
         pooled, *local = torch.from_numpy(self.file["image_features_raw"])
-        features = pooled, torch.stack(local, dim=1)
-        return {"batch": {"features": features, "label": torch.from_numpy(self.file["targets"])}}
+        return {"features": (pooled, torch.stack(local, dim=1)), "label": torch.from_numpy(self.file["targets"])}
 
     def texts(self, trainer, text):
         ids = self.token_ids(trainer.model.learned)

@@ -13,11 +13,13 @@ from torch import multiprocessing
 
 from dassl.utils import UserError, read_json, write_json
 from dassl.utils.distributed import process_group
-from scripts.conformance.adapters import CLIPLoRA, TipAdapter
+from scripts.conformance.adapters import CLIPLoRA, TipAdapter, TwoSFS
+from scripts.conformance.classifiers import CLAP, GDA, LPPP
 from scripts.conformance.deep import MaPLe, PromptSRC
 from scripts.conformance.files import ReferenceFile
 from scripts.conformance.local_prompts import SOTGLP, GalLoP
 from scripts.conformance.methods import TCP, CoCoOp, CoOp, KgCoOp, LoCoOp, ProGrad
+from scripts.conformance.negatives import NegLabel
 from scripts.conformance.rows import HALF, Row
 from scripts.conformance.transport import PLOT, PLOTPP
 from sotglp import matching
@@ -25,7 +27,15 @@ from sotglp import matching
 METHODS = {
     **{"CoOp": CoOp, "CoCoOp": CoCoOp, "KgCoOp": KgCoOp, "ProGrad": ProGrad, "TCP": TCP, "LoCoOp": LoCoOp},
     **{"MaPLe": MaPLe, "PromptSRC": PromptSRC, "PLOT": PLOT, "PLOT++": PLOTPP, "GalLoP": GalLoP, "SOT-GLP": SOTGLP},
-    **{"CLIP-LoRA": CLIPLoRA, "Tip-Adapter": TipAdapter},
+    **{
+        "CLIP-LoRA": CLIPLoRA,
+        "Tip-Adapter": TipAdapter,
+        "GDA": GDA,
+        "CLAP": CLAP,
+        "LP++": LPPP,
+        "2SFS": TwoSFS,
+        "NegLabel": NegLabel,
+    },
 }
 WAYS = {
     "prompts in parts": {"settings": {"TRAINER.MEMORY_BUDGET": 1e-12}},

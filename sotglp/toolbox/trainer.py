@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from tqdm import tqdm
 from yacs.config import CfgNode
 
 from dassl.data.data_manager import build_data_loader
@@ -105,8 +106,18 @@ class CLIPTrainer(KeptFeatures):
         """Return the schedule of the learning rate."""
         if self.LR_MIN is None:
             return build_lr_scheduler(self.optim, self.cfg.OPTIM)
-        steps, last = self.cfg.OPTIM.MAX_EPOCH * len(self.train_loader_x or [None]), self.LR_MIN / self.cfg.OPTIM.LR
-        return LambdaLR(self.optim, lambda step: last + (1 - last) * (1 + math.cos(math.pi * step / steps)) / 2)
+        batches, last = len(self.train_loader_x or [None]), self.LR_MIN / self.cfg.OPTIM.LR
+
+        def factor(step: int) -> float:
+            share = step / (batches * self.schedule_epochs)
+            return last + (1 - last) * (1 + math.cos(math.pi * share)) / 2
+
+        return LambdaLR(self.optim, factor)
+
+    @property
+    def schedule_epochs(self) -> int:
+        """Number of epochs that a cosine over all steps takes."""
+        return int(self.cfg.OPTIM.MAX_EPOCH)
 
     def make_model(self, clip: CLIP, names: Sequence[str]) -> PromptedCLIP:
         """Return the model of the C class names, of which ``learned`` is trained and saved."""
@@ -214,17 +225,21 @@ class CLIPTrainer(KeptFeatures):
             is_train=False,
         )
 
-    @torch.no_grad()
     def encode_images(self, batches: Iterable[Mapping[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return image features (n, D), not normalised, and labels (n,) of a test's batches."""
-        features, labels = [], []
-        for batch in batches:
+        tokens, labels = self.class_tokens(batches)
+        return tokens @ self.model.clip.visual.proj, labels
+
+    @torch.no_grad()
+    def class_tokens(self, batches: Iterable[Mapping[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return class tokens (n, W) and labels (n,) of a test's batches."""
+        tokens, labels = [], []
+        for batch in tqdm(batches, desc="encode", leave=False, disable=None):
             input, label = self.parse_batch_test(batch)
             with self.precision.autocast():
-                class_token, _ = self.features(input)
-            features.append(class_token.float() @ self.model.clip.visual.proj)
+                tokens.append(self.features(input)[0].float())
             labels.append(label)
-        return torch.cat(features), torch.cat(labels)
+        return torch.cat(tokens), torch.cat(labels)
 
     def model_inference(self, input: torch.Tensor | ImageFeatures, **unknown: Any) -> torch.Tensor:
         ignore(unknown, "model_inference")

@@ -41,7 +41,7 @@ def changed(tmp_path, meta=(), **arrays):
 @pytest.mark.parametrize("path", [REFERENCE, *sorted(BASELINES.glob("*.npz"))], ids=lambda path: path.stem)
 def test_reference_numbers_hold(path):
     rows, unknown = ways.check(ReferenceFile(path))
-    assert len(rows) > 10 and not unknown
+    assert len(rows) >= 10 and not unknown
     assert [row for row in rows if not row.passed] == []
 
 
@@ -104,7 +104,7 @@ def test_the_projection_free_variant_needs_no_projection(tmp_path):
 def test_a_file_of_another_kind_is_refused(tmp_path, capsys):
     (tmp_path / "no.npz").write_text("no")
     np.savez(tmp_path / "half.npz", meta="{}")
-    np.savez(tmp_path / "other.npz", meta=json.dumps({"method": "CLAP (a linear probe)"}))
+    np.savez(tmp_path / "other.npz", meta=json.dumps({"method": "CLIP-Adapter (a bottleneck)"}))
     expected = {"no": "no file of reference numbers", "half": "unusable", "other": "allowed are CoOp, ", "gone": "gone"}
     for name, words in expected.items():
         assert main([str(tmp_path / f"{name}.npz")]) == 2

@@ -106,7 +106,7 @@ def test_tip_adapter_f_ends_with_the_keys_of_its_best_epoch_on_validation(build,
     assert torch.equal(cache.keys, epochs[best]) and cache.best_hits == max(hits) > min(hits)
 
 
-@pytest.mark.parametrize("name", ["TipAdapterF", "LinearProbe"])
+@pytest.mark.parametrize("name", ["TipAdapterF", "LinearProbe", "GDA"])
 def test_nothing_is_chosen_on_validation_images_that_are_the_tests(build, monkeypatch, name):
     """As on ImageNet."""
 
@@ -119,7 +119,7 @@ def test_nothing_is_chosen_on_validation_images_that_are_the_tests(build, monkey
     monkeypatch.setattr(trainer, "encoded", look)
     monkeypatch.setattr(CLIPTrainer, "after_epoch", lambda trainer: None)
     trainer.max_epoch = 1
-    if name == "LinearProbe":
+    if name in ("LinearProbe", "GDA"):
         trainer.run_epoch()
     trainer.after_epoch()
 

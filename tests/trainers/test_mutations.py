@@ -15,16 +15,20 @@ import test_method
 from dassl.optim import lr_scheduler, optimizer
 from scripts.conformance.files import ReferenceFile
 from scripts.conformance.ways import check
-from sotglp import draw_prompts, scores, towers, transport
+from sotglp import draw_prompts, negatives, scores, towers, transport
 from sotglp.prompted import PromptedCLIP, anchor_distance
 from sotglp.prompts import Prompts
+from sotglp.toolbox.adapter import scale_logits
 from sotglp.toolbox.trainer import CLIPTrainer
 from trainers import (
+    clap,
     cliplora,
     coop,
     gallop,
+    gda,
     kgcoop,
     locoop,
+    lppp,
     maple,
     plot,
     plotpp,
@@ -33,6 +37,7 @@ from trainers import (
     sotglp,
     tcp,
     tipadapter,
+    twosfs,
 )
 
 pytest_plugins = ["loops"]
@@ -119,6 +124,47 @@ FAULTS = {  # {file: {fault: (function, a part of its code, what stands there in
         "the end of the grid": (tipadapter.CacheTrainer.search, "(scale - 0.1) / steps", "(scale - 0.1) / (steps - 1)"),
         "keys not normalised": (tipadapter.Cache.affinities, "F.normalize(self.keys, dim=-1)", "self.keys"),
     },
+    "CLAP": {
+        "sum over classes": (clap.CLAP.losses, ".mean()}", ".sum()}"),
+        "normalised prototypes": (
+            clap.Prototypes.moved,
+            "(self.weight - self.text)",
+            "(F.normalize(self.weight, dim=-1) - F.normalize(self.text, dim=-1))",
+        ),
+        "multipliers grow by the last distance alone": (clap.CLAP.after_epoch, "learned.distances * moved", "moved"),
+        "multipliers do not grow": (clap.CLAP.after_epoch, "+= learned", "+= 0 * learned"),
+    },
+    "LPpp": {
+        "alpha's gradient forgotten": (lppp.LPPP.step, "self.node.ALL_GRADIENTS", "0"),
+        "alpha at each ninth epoch": (lppp.LPPP.step, "ALPHA_EVERY", "9"),
+        "the first best epoch": (lppp.BlendedClassifier.keep_best, "hits >= self", "hits > self"),
+        "weights start as means": (lppp.BlendedClassifier.start_from, "* counts[:, None]", "* 1"),
+    },
+    "2SFS": {
+        "norms go on in the second stage": (twosfs.TwoSFS.choose_stage, "(not learned.second)", "(True)"),
+        "one cosine over both stages": (twosfs.TwoSFS.schedule_epochs.fget, "if self.model.learned.second", "if False"),
+        "one schedule for both stages": (twosfs.TwoSFS.choose_stage, "self.build_schedule()", "self.sched"),
+        "classifier starts from no text": (
+            twosfs.TwoSFS.choose_stage,
+            "self.model.encode_text()[:, 0]",
+            "0 * learned.classifier + 1",
+        ),
+    },
+    "NegLabel": {
+        "nearest words": (negatives.choose_negatives, ".argsort(", ".neg().argsort("),
+        "sign of the score": (negatives.neg_label, "return -(classes", "return (classes"),
+        "no shuffling": (negatives.shuffled, "if seed is None", "if True"),
+        "more than the share": (
+            negatives.choose_negatives,
+            "int(share * len(candidates))",
+            "int(share * len(candidates)) + 1",
+        ),
+    },
+    "GDA": {
+        "covariance around one mean": (gda.Discriminant.fit, "images - means[labels]", "images"),
+        "no shrinkage": (gda.shrunk_precision, "cov.trace()", "0"),
+        "whole quadratic form": (gda.Discriminant.fit, ".sum(dim=1) / 2", ".sum(dim=1)"),
+    },
 }
 
 LAWS = {  # {fault: (function, a part of its code, what stands there instead, the law's test, its arguments)}
@@ -131,7 +177,7 @@ LAWS = {  # {fault: (function, a part of its code, what stands there instead, th
     "KL at temperature 1": (
         *(prograd.ProGrad.losses, "t = self.node.T", "t = 1", test_baselines.test_prograd, {"conflict": True}),
     ),
-    "CLIP's own scale": (cliplora.AdaptedCLIP.__init__, "if logit_scale", "if False", test_adapters.test_cliplora, {}),
+    "CLIP's own scale": (scale_logits, "if factor", "if False", test_adapters.test_cliplora, {}),
     "last epoch, not the best": (
         *(tipadapter.TipAdapterF.keep_best, "hits > cache.best_hits", "True"),
         *(test_adapters.test_tip_adapter_f_ends_with_the_keys_of_its_best_epoch_on_validation, {}),

@@ -76,6 +76,7 @@ def test_sotglp_from_training_to_evaluation(train, tmp_path):
 BASELINES = (
     *("CoCoOp", "KgCoOp", "ProGrad", "PLOT", "PLOTPP", "LoCoOp", "GalLoP"),
     *("TipAdapter", "TipAdapterF", "LinearProbe", "CLIPLoRA", "MaPLe", "PromptSRC", "TCP"),
+    *("GDA", "CLAP", "LPPP", "TwoSFS"),
 )
 
 
@@ -93,7 +94,7 @@ def test_a_baseline_from_training_to_evaluation(train, tmp_path, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["PromptSRC", "TipAdapter", "TipAdapterF"])
+@pytest.mark.parametrize("name", ["PromptSRC", "TipAdapter", "TipAdapterF", "CLAP", "LPPP", "TwoSFS"])
 def test_what_epochs_add_up_survives_an_interruption(train, tmp_path, data, name, monkeypatch):
     recipe = ["--config-file", f"configs/trainers/{name}/small.yaml"] if name in DEEP else []
     options = [*QUICK, "TRAIN.CHECKPOINT_FREQ", "1", "DATALOADER.TRAIN_X.SAMPLER", "SequentialSampler"]
