@@ -15,7 +15,7 @@ from scipy.ndimage import label as connected
 from tqdm import tqdm
 
 from dassl.data.datasets import DATASET_REGISTRY
-from dassl.utils import UserError
+from dassl.utils import UserError, read_image
 from datasets.emoji import Emoji, read_index
 
 SIZE = 64
@@ -131,8 +131,7 @@ def compose(emoji, folder):
 
 def read_picture(folder, name):
     """Return a picture as RGB, uint8 (64, 64, 3)."""
-    with Image.open(osp.join(folder, name)) as picture:
-        return np.asarray(picture.convert("RGB"))
+    return np.asarray(read_image(osp.join(folder, name)))
 
 
 def cut_out(picture):
