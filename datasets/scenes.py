@@ -23,7 +23,7 @@ SCENES = 2  # of each picture of Emoji
 SIDES, OTHERS = (24, 32), (16, 26)  # pixels of the longer side: of the object, at most a quarter of the area; of others
 WHITE = 244  # what is as bright as this and reaches the border is no part of an emoji
 OOD_KIND = "scene without a class"
-VERSION = 1
+EDITION = 1
 
 
 @DATASET_REGISTRY.register(fallback=True)  # a user's reader of this name wins
@@ -66,7 +66,7 @@ class Scenes(Emoji):
                         raise
         try:
             index = read_index(folder)
-            whole = index["version"] == VERSION
+            whole = index["version"] == EDITION
             missing = [i["file"] for i in index["images"] + index["ood"] if not osp.isfile(osp.join(folder, i["file"]))]
         except (OSError, ValueError, KeyError):
             whole, missing = False, []
@@ -113,18 +113,18 @@ def compose(emoji, folder):
     for n, image in enumerate(tqdm(index["images"], desc="Composing scenes", leave=False)):
         own = cut_out(read_picture(emoji, image["file"]))
         for k in range(SCENES):
-            rng = np.random.default_rng([VERSION, n, k])
+            rng = np.random.default_rng([EDITION, n, k])
             scene, box = draw(rng, own, cut[image["style"]], textures)
             name = f"{osp.splitext(image['file'])[0]}_{k}.png"
             scene.save(osp.join(folder, name))
             images.append({**image, "file": name, "box": box})
     for style, others in cut.items():
         for k in range(len(others)):
-            scene, _ = draw(np.random.default_rng([VERSION, k, *style.encode()]), None, others, textures)
+            scene, _ = draw(np.random.default_rng([EDITION, k, *style.encode()]), None, others, textures)
             name = f"{style}/none_{k:03d}.png"
             scene.save(osp.join(folder, name))
             ood.append({"file": name, "style": style, "kind": OOD_KIND})
-    content = {"version": VERSION, "classes": index["classes"], "images": images, "ood": ood}
+    content = {"version": EDITION, "classes": index["classes"], "images": images, "ood": ood}
     with open(osp.join(folder, "index.json"), "w", encoding="utf-8") as file:
         json.dump(content, file, indent=0)
 
