@@ -85,13 +85,18 @@ def evaluate(clip, root, part="test"):
     return {**emoji_figures(clip, cfg, part), **fashion_figures(clip, cfg, part), **scene_figures(clip, cfg, part)}
 
 
-def emoji_figures(clip, cfg, part):
-    data, result = Emoji(cfg), {}
+def encode(clip, cfg, data, part):
+    """Return a part's items and their labels, and features of the class names, the images and their patches."""
     items = choose(data, part)
-    labels, domains = (torch.tensor([getattr(i, key) for i in items]) for key in ("label", "domain"))
-    texts = encode_names(clip, data.classnames)
-    features, patches = image_features(clip, items, cfg)
-    result["emoji zero-shot"] = accuracy(features, texts, labels)
+    labels = torch.tensor([item.label for item in items])
+    return items, labels, encode_names(clip, data.classnames), *image_features(clip, items, cfg)
+
+
+def emoji_figures(clip, cfg, part):
+    data = Emoji(cfg)
+    items, labels, texts, features, patches = encode(clip, cfg, data, part)
+    domains = torch.tensor([item.domain for item in items])
+    result = {"emoji zero-shot": accuracy(features, texts, labels)}
     for domain, style in enumerate(Emoji.domains):
         chosen = domains == domain
         result[f"emoji zero-shot, {style}"] = accuracy(features[chosen], texts, labels[chosen])
@@ -112,12 +117,8 @@ def mcm_scores(clip, features, texts):
 
 
 def fashion_figures(clip, cfg, part):
-    data, result = FashionMNIST(cfg), {}
-    items = choose(data, part)
-    labels = torch.tensor([item.label for item in items])
-    texts = encode_names(clip, data.classnames)
-    features, patches = image_features(clip, items, cfg)
-    result["Fashion-MNIST zero-shot"] = accuracy(features, texts, labels)
+    _, labels, texts, features, patches = encode(clip, cfg, FashionMNIST(cfg), part)
+    result = {"Fashion-MNIST zero-shot": accuracy(features, texts, labels)}
     result["Fashion-MNIST zero-shot, patches"] = accuracy(mean_patch(patches), texts, labels)
     probes = []
     for seed in (1, 2, 3) if part == "test" else ():
@@ -132,10 +133,7 @@ def fashion_figures(clip, cfg, part):
 
 def scene_figures(clip, cfg, part):
     data, result = Scenes(cfg), {}
-    items = choose(data, part)
-    labels = torch.tensor([item.label for item in items])
-    texts = encode_names(clip, data.classnames)
-    features, patches = image_features(clip, items, cfg)
+    items, labels, texts, features, patches = encode(clip, cfg, data, part)
     side = round(patches.shape[1] ** 0.5)
     inside = torch.from_numpy(patches_inside([data.boxes[item.impath] for item in items], side))
     best = (patches @ texts.T).argmax(dim=1)[torch.arange(len(items)), labels]
