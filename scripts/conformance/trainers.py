@@ -32,18 +32,17 @@ class OnReference:
     draws, views, validation_batch, kept = (), (), None, False
 
     def build_data_loader(self):
+        self.batch = {name: self.on_device(value) for name, value in self.batch.items()}
         names, labels = self.file.meta["class_names"], self.batch["label"].tolist()
         items = [Datum(str(i), label, classname=names[label]) for i, label in enumerate(labels)]
         validation = [Datum("val", 0)] if self.validation_batch else []
         self.dm = SimpleNamespace(dataset=SimpleNamespace(classnames=names, train_x=items, val=validation, test=[]))
         self.lab2cname, self.num_classes, self.recorded = dict(enumerate(names)), len(names), []
-        self.train_loader_x, self.test_loader = Batches([self.batch]), None  # on the device once there is a model
+        self.train_loader_x, self.test_loader = Batches([self.batch]), None
         self.val_loader = self.validation_batch and Batches([self.validation_batch])
 
     def build_model(self):
         super().build_model()
-        self.batch = {name: self.on_device(value) for name, value in self.batch.items()}
-        self.train_loader_x = Batches([self.batch])
         if self.kept and self.model.frozen_images and "img" in self.batch:
             self.batch |= {"features": self.model.features(self.batch["img"])}
 
