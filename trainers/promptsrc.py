@@ -9,6 +9,7 @@ sixty templates of features that are not normalised yet.
 """
 
 import copy
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -54,12 +55,18 @@ class RegularisedCLIP(DeepPromptedCLIP):
     Args:
         clip: frozen here.
         learned: the prompts.
-        anchor: zero-shot CLIP's normalised text features (C, D).
+        names: of the classes.
     """
 
-    def __init__(self, clip, learned, anchor):
+    def __init__(self, clip, learned, names):
         super().__init__(clip, learned)
-        self.register_buffer("anchor", anchor, persistent=False)
+        self.names = names
+
+    @cached_property
+    def anchor(self):
+        """Zero-shot CLIP's normalised text features (C, D). Only training reads them: they are sixty texts a class."""
+        with torch.autocast(self.clip.logit_scale.device.type, enabled=False):
+            return encode_names(self.clip, self.names, SIXTY, normalise=False)
 
     def features(self, images):
         """Return the class tokens (B, W), and those of zero-shot CLIP; None in a test."""
@@ -110,7 +117,7 @@ class PromptSRC(CLIPTrainer):
         text = first_context(clip, names, node.N_CTX_TEXT, node.CTX_INIT)
         of_images = node.PROMPT_DEPTH_VISION, node.N_CTX_VISION, len(clip.visual.proj)
         prompts = IndependentPrompts(text, node.PROMPT_DEPTH_TEXT, *of_images)
-        return RegularisedCLIP(clip, prompts, encode_names(clip, names, SIXTY, normalise=False))
+        return RegularisedCLIP(clip, prompts, names)
 
     def losses(self, match, targets, text):
         anchor, logits = self.model.anchor, self.scores(match)

@@ -99,7 +99,7 @@ FAULTS = {  # {file: {fault: (function, a part of its code, what stands there in
         "mean over images": (promptsrc.PromptSRC.losses, "log_p.numel()", "len(log_p)"),
         "no weight": (promptsrc.PromptSRC.losses, "self.node.TEXT_LOSS_WEIGHT *", ""),
         "last epoch left out": (promptsrc.PromptSRC.after_epoch, "self.max_epoch:", "0:"),
-        "normalised before the mean": (promptsrc.PromptSRC.make_model, ", normalise=False", ""),
+        "normalised before the mean": (promptsrc.RegularisedCLIP.anchor.func, ", normalise=False", ""),
     },
     "PLOT": {
         "exact plans": (transport.stopped_sinkhorn, "change >= threshold", "True"),
