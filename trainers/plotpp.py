@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from dassl.engine import TRAINER_REGISTRY
-from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.optim import build_optimizer
 from sotglp.deep import random_prompts
 from sotglp.prompts import Prompts, start_contexts, tokenizer
 from trainers.plot import TransportCLIP, TransportTrainer
@@ -143,20 +143,9 @@ class PLOTPP(TransportTrainer):
         words = WORDS.get(self.cfg.DATASET.NAME, WORDS["Caltech101"])
         return [words[n % len(words)] for n in range(self.node.N)]
 
-    def build_schedule(self):
-        """Return the schedule of one stage."""
-        stage = self.cfg.OPTIM.clone()
-        stage.defrost()
-        stage.MAX_EPOCH -= stage.MAX_EPOCH // 2
-        return build_lr_scheduler(self.optim, stage)
-
-    def before_train(self):
-        super().before_train()
-        self.choose_stage(self.start_epoch)
-
-    def after_epoch(self):
-        super().after_epoch()
-        self.choose_stage(self.epoch + 1)
+    @property
+    def schedule_epochs(self):
+        return self.cfg.OPTIM.MAX_EPOCH - self.cfg.OPTIM.MAX_EPOCH // 2
 
     def choose_stage(self, epoch):
         """Train the vision prompts alone in the first half of the epochs, then all prompts with a new optimizer."""
@@ -164,5 +153,5 @@ class PLOTPP(TransportTrainer):
         if epoch >= self.max_epoch // 2 and not learned.joint:
             learned.joint.fill_(True)
             self.optim = self._optims["prompt_learner"] = build_optimizer(learned, self.cfg.OPTIM)
-            self.sched = self._scheds["prompt_learner"] = self.build_schedule()
+            self.restart_schedule()
         learned.text.requires_grad_(bool(learned.joint))

@@ -107,17 +107,8 @@ class TwoSFS(CLIPTrainer):
 
     @property
     def schedule_epochs(self):
-        """Number of epochs of the stage."""
         first = self.first_epochs
         return max(self.cfg.OPTIM.MAX_EPOCH - first if self.model.learned.second else first, 1)
-
-    def before_train(self):
-        super().before_train()
-        self.choose_stage(self.start_epoch)
-
-    def after_epoch(self):
-        super().after_epoch()
-        self.choose_stage(self.epoch + 1)
 
     def choose_stage(self, epoch):
         """Train the norms in the first epochs, then the classifier.
@@ -130,7 +121,7 @@ class TwoSFS(CLIPTrainer):
             with torch.no_grad(), self.precision.autocast():
                 learned.classifier.copy_(self.model.encode_text()[:, 0])
             learned.second.fill_(True)
-            self.sched = self._scheds["prompt_learner"] = self.build_schedule()
+            self.restart_schedule()
         learned.norms.requires_grad_(not learned.second)
         if learned.classifier is not None:
             learned.classifier.requires_grad_(bool(learned.second))

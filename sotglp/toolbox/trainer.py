@@ -105,7 +105,10 @@ class CLIPTrainer(KeptFeatures):
     def build_schedule(self) -> LRScheduler:
         """Return the schedule of the learning rate."""
         if self.LR_MIN is None:
-            return build_lr_scheduler(self.optim, self.cfg.OPTIM)
+            optim = self.cfg.OPTIM.clone()
+            optim.defrost()
+            optim.MAX_EPOCH = self.schedule_epochs
+            return build_lr_scheduler(self.optim, optim)
         batches, last = len(self.train_loader_x or [None]), self.LR_MIN / self.cfg.OPTIM.LR
 
         def factor(step: int) -> float:
@@ -116,8 +119,23 @@ class CLIPTrainer(KeptFeatures):
 
     @property
     def schedule_epochs(self) -> int:
-        """Number of epochs that a cosine over all steps takes."""
+        """Number of epochs that the schedule is made for: all, or those of a stage."""
         return int(self.cfg.OPTIM.MAX_EPOCH)
+
+    def before_train(self) -> None:
+        super().before_train()
+        self.choose_stage(self.start_epoch)
+
+    def after_epoch(self) -> None:
+        super().after_epoch()
+        self.choose_stage(self.epoch + 1)
+
+    def choose_stage(self, epoch: int) -> None:
+        """Prepare the epochs from this one on: for methods that train in stages. By default there is one."""
+
+    def restart_schedule(self) -> None:
+        """Let the schedule of the learning rate begin anew."""
+        self.sched = self._scheds["prompt_learner"] = self.build_schedule()
 
     def make_model(self, clip: CLIP, names: Sequence[str]) -> PromptedCLIP:
         """Return the model of the C class names, of which ``learned`` is trained and saved."""

@@ -143,7 +143,7 @@ FAULTS = {  # {file: {fault: (function, a part of its code, what stands there in
     "2SFS": {
         "norms go on in the second stage": (twosfs.TwoSFS.choose_stage, "(not learned.second)", "(True)"),
         "one cosine over both stages": (twosfs.TwoSFS.schedule_epochs.fget, "if self.model.learned.second", "if False"),
-        "one schedule for both stages": (twosfs.TwoSFS.choose_stage, "self.build_schedule()", "self.sched"),
+        "one schedule for both stages": (twosfs.TwoSFS.choose_stage, "self.restart_schedule()", "None"),
         "classifier starts from no text": (
             twosfs.TwoSFS.choose_stage,
             "self.model.encode_text()[:, 0]",
