@@ -69,8 +69,8 @@ class OwnReader(Reader):
         Args:
             splits: The lists of Datum, before few-shot draws.
         """
-        names = {item.label: item.classname for item in splits[0]}
-        untested = [name for label, name in names.items() if label not in {item.label for item in splits[2]}]
+        names, tested = {item.label: item.classname for item in splits[0]}, {item.label for item in splits[2]}
+        untested = [name for label, name in names.items() if label not in tested]
         if untested:
             which = f"{len(untested)} of {len(names)} classes ({shortened(untested)})"
             self.say(f"trained on, but not tested, for want of images: {which}")
