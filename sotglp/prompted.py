@@ -73,7 +73,11 @@ class PromptedCLIP(nn.Module):
         """
         class_token, tokens = features
         g = similarities(self.to_joint(class_token), text)
-        return Similarities(g, None if tokens is None else mean_similarities(self.to_joint(tokens), text))
+        return Similarities(g, self.patch_cosines(tokens, text))
+
+    def patch_cosines(self, tokens: torch.Tensor | None, text: torch.Tensor) -> torch.Tensor | None:
+        """Return the cosines (B, P, C) of patch tokens (B, P, W), if they are read, averaged over the M prompts."""
+        return None if tokens is None else mean_similarities(self.to_joint(tokens), text)
 
     def to_joint(self, tokens: torch.Tensor, projection: nn.Linear | None = None) -> torch.Tensor:
         """Return tokens (..., W), through a linear layer without bias if given, as normalised features (..., D)."""
@@ -118,8 +122,7 @@ class AnchoredCLIP(PromptedCLIP):
         class_token, tokens = features
         image = self.to_joint(class_token)
         g, anchor = similarities(image, text[:, :1]), similarities(image, text[:, 1:])
-        s = None if tokens is None else mean_similarities(self.to_joint(tokens), text[:, :1])
-        return AnchoredSimilarities(g, s, anchor[..., 0])
+        return AnchoredSimilarities(g, self.patch_cosines(tokens, text[:, :1]), anchor[..., 0])
 
 
 class ClassifiedCLIP(PromptedCLIP):
@@ -142,8 +145,10 @@ class ClassifiedCLIP(PromptedCLIP):
 
     def match(self, features: ImageFeatures, text: torch.Tensor) -> Similarities:
         """Return Similarities with g (B, C, 1): cosines with the text, plus the logits over the logit scale."""
-        image = self.to_joint(features[0])
-        return Similarities(similarities(image, text) + self.learned(image).unsqueeze(-1) / self.logit_scale, None)
+        class_token, tokens = features
+        image = self.to_joint(class_token)
+        g = similarities(image, text) + self.learned(image).unsqueeze(-1) / self.logit_scale
+        return Similarities(g, self.patch_cosines(tokens, text))
 
 
 def anchor_distance(text: torch.Tensor) -> torch.Tensor:

@@ -52,6 +52,18 @@ def test_tip_adapter(build, name):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("name", ["TipAdapter", "GDA"])
+def test_patches_keep_their_cosines_with_the_text(build, name):
+    """For OOD scores of the patches."""
+    trainer, images = build(name)
+    trainer.model.local = "value"
+    match = trainer.model(images)
+    tokens = trainer.model.features(images)[1]
+    close(match.s, F.normalize(tokens @ trainer.model.clip.visual.proj, dim=-1) @ trainer.model.text.T)
+    assert "L-MCM" in trainer.ood_scores(match)
+
+
+@torch.no_grad()
 def test_the_cache_of_tip_adapter_holds_the_training_images(build):
     trainer, _ = build("TipAdapter")
     trainer.model.learned.keys.zero_()
