@@ -13,7 +13,7 @@ import sys
 from tabulate import tabulate
 
 from dassl.utils import command, replacing
-from scripts.groups import Cell, average, caption, groups_parser, read_groups
+from scripts.groups import Cell, average, caption, groups_parser, lead, read_groups
 from scripts.methods import unique
 from scripts.published import PUBLISHED_BACKBONE, PUBLISHED_DATASETS, published_row, read_published
 
@@ -186,7 +186,7 @@ def write(groups, out, with_published=False):
     for shots in unique(group.shots for group in groups):
         of_shots = [group for group in groups if group.shots == shots]
         headers, rows = without_empty_columns(*make_table(of_shots, published))
-        tables.append((caption(of_shots), headers, rows, []))
+        tables.append((caption(of_shots), headers, rows, [sentence for sentence in [lead(of_shots)] if sentence]))
     markdown = show(tables, csv_lines(groups), out)
     if with_published and not any("published" in text for text in markdown):
         print(f"\nNo published figure applies: they are for {PUBLISHED_BACKBONE} on {', '.join(PUBLISHED_DATASETS)}.")
