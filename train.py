@@ -132,6 +132,7 @@ def run(args, cfg, trainer):
         "dataset": cfg.DATASET.NAME,
         "shots": cfg.DATASET.NUM_SHOTS,
         "seed": cfg.SEED,
+        "protocol": cfg.PROTOCOL,
         "trainer": cfg.TRAINER.NAME,
         "backbone": cfg.MODEL.BACKBONE.NAME,
         "classnames": trainer.made_with()["classnames"],

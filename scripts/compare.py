@@ -29,7 +29,7 @@ from dassl.utils import Parser, UserError, command
 from scripts import plots, table, visualize
 from scripts.execution import carry_out, configurations, jobs_and_threads
 from scripts.groups import group_of
-from scripts.methods import METHODS, check_name, choose_methods, read_yaml, shots_word, unique
+from scripts.methods import METHODS, PROTOCOLS, apart, check_name, choose_methods, read_yaml, shots_word, unique
 from scripts.run import make_runs
 
 KEYS = ("datasets", "shots", "seeds", "methods", "options")
@@ -56,7 +56,7 @@ def parse(argv, description=__doc__):
         plan = {"datasets": what.split(","), "shots": options.pop(0).split(",")}
     else:
         raise UserError("give DATASETS and SHOTS (such as: fashion_mnist 16), or a YAML file; see --help")
-    methods = choose_methods(args.methods, args.method or plan.get("methods"))
+    methods = choose_methods(args.methods, args.method or plan.get("methods"), args.protocol)
     runs = make_runs(methods, plan["datasets"], plan["shots"], options, plan.get("seeds"))
     prefix = "compare" if args.methods == METHODS else args.methods.stem
     return runs, output_folder(runs, Path(what), prefix), args.published
@@ -68,6 +68,12 @@ def make_parser(description):
     parser.add_argument("--methods", default=METHODS, type=Path, metavar="FILE", help="another list of methods")
     parser.add_argument(
         "--method", action="append", help="name of a method, or all; may be repeated; by default the core methods"
+    )
+    parser.add_argument(
+        "--protocol",
+        choices=PROTOCOLS,
+        default="published",
+        help="strict: no validation images, the same values on all data sets; results are apart (published)",
     )
     parser.add_argument("what", nargs=argparse.REMAINDER, help="see above")
     return parser
@@ -112,9 +118,10 @@ def output_folder(runs, what, prefix):
         prefix: first part of the name.
     """
     output, datasets = Path(runs[0].output), unique(run.dataset for run in runs)
-    shots = "-".join(shots_word(number) for number in unique(run.shots for run in runs)) + "shots"
+    end = apart(runs[0].method.protocol)
+    shots = "-".join(shots_word(number) for number in unique(run.shots for run in runs)) + f"shots{end}"
     if what.suffix:
-        return output / f"{prefix}_{what.stem}"
+        return output / f"{prefix}_{what.stem}{end}"
     if len(datasets) == 1:
         return output / datasets[0] / f"{prefix}_{runs[0].backbone}_{shots}"
     return output / f"{prefix}_{'+'.join(datasets)}_{shots}"

@@ -145,7 +145,7 @@ def read_groups(folders):
         run = next(iter(runs.values()))
         name = f"{run['trainer']}, {folder.name.replace('-', ' ')}"
         other = Method(name, run["trainer"], folder.name, trained=run.get("epochs", 1) is not None)
-        method = known.get((run["trainer"], folder.name), other)
+        method = known.get((run["trainer"], folder.name), other).by(run.get("protocol", "published"))
         group = Group(method, run["dataset"], run["shots"], list(runs), runs, folder)
         place = places.setdefault((method, group.dataset, group.shots), folder)
         if place != folder:
@@ -197,4 +197,9 @@ def caption(groups):
     """Return the words above a table of groups."""
     seeds = sorted({seed for group in groups if group.method.trained for seed in group.seeds})
     over = f" over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else ""
-    return f"{title(groups)}: accuracy in %, mean ± standard deviation{over}"
+    return f"{title(groups)}, {protocols_of(groups)}: accuracy in %, mean ± standard deviation{over}"
+
+
+def protocols_of(groups):
+    """Return the protocols of groups in words."""
+    return f"{' and '.join(unique(group.method.protocol for group in groups))} protocol"

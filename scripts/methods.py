@@ -1,6 +1,6 @@
 """The list of methods (configs/comparisons/methods.yaml), and the names of files in configs/."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -10,6 +10,7 @@ from dassl.utils import UserError
 CONFIGS = Path("configs")
 METHODS = CONFIGS / "comparisons" / "methods.yaml"
 ALL_SHOTS = -1  # all training images, as DATASET.NUM_SHOTS says it
+PROTOCOLS = ("published", "strict")  # as the key PROTOCOL says it
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,13 @@ class Method:
     core: bool = True
     class_specific: bool = False
     patches: str = ""
+    protocol: str = "published"
+
+    def by(self, protocol):
+        """Return the method by one of PROTOCOLS; its name, and so its rows in tables, says strict."""
+        if protocol == self.protocol:
+            return self
+        return replace(self, name=f"{self.name}, {protocol}", protocol=protocol)
 
 
 def names(folder):
@@ -88,22 +96,23 @@ def read_methods(path=METHODS):
     return methods
 
 
-def choose_methods(path, chosen):
+def choose_methods(path, chosen, protocol="published"):
     """Return methods of a file, in its order.
 
     Args:
         path: the file.
         chosen: names of methods, or ["all"]; empty or None for the core methods.
+        protocol: one of PROTOCOLS.
 
     Raises:
         UserError: The file is wrong, or a name is unknown.
     """
     known = read_methods(path)
     if chosen == ["all"]:
-        return list(known.values())
+        chosen = list(known)
     for name in chosen or ():
         check_name(name, known, "method")
-    return [method for name, method in known.items() if (name in chosen if chosen else method.core)]
+    return [method.by(protocol) for name, method in known.items() if (name in chosen if chosen else method.core)]
 
 
 def shots_of(text):
@@ -120,6 +129,11 @@ def shots_of(text):
 def shots_word(number):
     """Return a number of shots as text."""
     return "all" if number == ALL_SHOTS else str(number)
+
+
+def apart(protocol):
+    """Return the end of the folders' names of a protocol's results."""
+    return "" if protocol == "published" else f"_{protocol}"
 
 
 def shots_text(number):

@@ -151,9 +151,6 @@ def show(tables, lines, out):
         tables: list of (words above, headers, rows of a name and Cells, notes below).
         lines: lines of table.csv.
         out: Path of the folder.
-
-    Returns:
-        List of the tables in Markdown.
     """
     markdown, tex = [], []
     plain_or_bold = "\033[1m{}\033[0m".format if sys.stdout.isatty() else str
@@ -170,7 +167,6 @@ def show(tables, lines, out):
     with replacing(out / "table.csv", newline="") as file:
         csv.writer(file).writerows(lines)
     print(f"\nAlso in {out}: table.md, table.tex, table.csv")
-    return markdown
 
 
 def write(groups, out, with_published=False):
@@ -187,8 +183,9 @@ def write(groups, out, with_published=False):
         of_shots = [group for group in groups if group.shots == shots]
         headers, rows = without_empty_columns(*make_table(of_shots, published))
         tables.append((caption(of_shots), headers, rows, []))
-    markdown = show(tables, csv_lines(groups), out)
-    if with_published and not any("published" in text for text in markdown):
+    show(tables, csv_lines(groups), out)
+    shown = [text for _, _, rows, _ in tables for line in texts(rows, str) for text in line]
+    if with_published and not any("published" in text for text in shown):
         print(f"\nNo published figure applies: they are for {PUBLISHED_BACKBONE} on {', '.join(PUBLISHED_DATASETS)}.")
 
 

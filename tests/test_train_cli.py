@@ -78,6 +78,7 @@ def test_training_writes_its_files(arguments, tmp_path, capsys):
         "dataset": "Squares",
         "shots": 6,
         "seed": 1,
+        "protocol": "published",
         "trainer": "Tiny",
         "backbone": "",
         "epochs": 2,

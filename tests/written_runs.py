@@ -3,12 +3,21 @@
 import json
 
 
-def write_runs(folder, accuracies, dataset="FashionMNIST", backbone="small", shots=16, trainer="CoOp", **extra):
+def write_runs(
+    folder,
+    accuracies,
+    dataset="FashionMNIST",
+    backbone="small",
+    shots=16,
+    trainer="CoOp",
+    protocol="published",
+    **extra,
+):
     """Runs of seeds 1, 2, ... with these accuracies; None is a run that is not finished."""
     for seed, accuracy in enumerate(accuracies, 1):
         if accuracy is not None:
             run = {"metrics": {"accuracy": accuracy, **extra}, "seed": seed, "trainer": trainer, "seconds": 10.0 * seed}
-            run.update(dataset=dataset, shots=shots, backbone=backbone, epochs=50)
+            run.update(dataset=dataset, shots=shots, protocol=protocol, backbone=backbone, epochs=50)
             (folder / f"seed{seed}").mkdir(parents=True)
             (folder / f"seed{seed}" / "results.json").write_text(json.dumps(run))
     return folder

@@ -81,6 +81,10 @@ class DatasetBase:
         classes = {"_num_classes": self.get_num_classes(train_x), "_lab2cname": names, "_classnames": in_order}
         vars(self).update(splits | classes)
 
+    def leave_out_validation(self):
+        """Forget the validation images. They have been drawn, so the training images are those of the same seed."""
+        vars(self)["_val"] = None
+
     @staticmethod
     def get_num_classes(data_source):
         """Return the largest label + 1."""
