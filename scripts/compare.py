@@ -27,6 +27,7 @@ from pathlib import Path
 
 from dassl.utils import Parser, UserError, command
 from scripts import plots, table, visualize
+from scripts.archive import add_archives, beside, read_archive
 from scripts.execution import carry_out, configurations, jobs_and_threads
 from scripts.groups import group_of
 from scripts.methods import METHODS, PROTOCOLS, apart, check_name, choose_methods, read_yaml, shots_word, unique
@@ -36,7 +37,7 @@ KEYS = ("datasets", "shots", "seeds", "methods", "options")
 
 
 def parse(argv, description=__doc__):
-    """Return the runs, the folder of the tables, and whether --published is given.
+    """Return the runs, the folder of the tables, and the parsed arguments.
 
     Args:
         argv: the command's arguments.
@@ -47,6 +48,8 @@ def parse(argv, description=__doc__):
     """
     parser = make_parser(description)
     parser.add_argument("--published", action="store_true", help="show published figures beside ours")
+    add_protocol(parser)
+    add_archives(parser)
     args = parse_flags(parser, argv)
     what, *options = args.what or [""]
     if what.endswith((".yaml", ".yml")):
@@ -59,7 +62,7 @@ def parse(argv, description=__doc__):
     methods = choose_methods(args.methods, args.method or plan.get("methods"), args.protocol)
     runs = make_runs(methods, plan["datasets"], plan["shots"], options, plan.get("seeds"))
     prefix = "compare" if args.methods == METHODS else args.methods.stem
-    return runs, output_folder(runs, Path(what), prefix), args.published
+    return runs, output_folder(runs, Path(what), prefix), args
 
 
 def make_parser(description):
@@ -69,14 +72,18 @@ def make_parser(description):
     parser.add_argument(
         "--method", action="append", help="name of a method, or all; may be repeated; by default the core methods"
     )
+    parser.add_argument("what", nargs=argparse.REMAINDER, help="see above")
+    return parser
+
+
+def add_protocol(parser):
+    """Let a parser take --protocol."""
     parser.add_argument(
         "--protocol",
         choices=PROTOCOLS,
         default="published",
         help="strict: no validation images, the same values on all data sets; results are apart (published)",
     )
-    parser.add_argument("what", nargs=argparse.REMAINDER, help="see above")
-    return parser
 
 
 def parse_flags(parser, argv):
@@ -127,13 +134,17 @@ def output_folder(runs, what, prefix):
     return output / f"{prefix}_{'+'.join(datasets)}_{shots}"
 
 
-def report(configs, out, published):
+def report(configs, out, published, archives=()):
     """Print and write tables and pictures of the finished runs.
 
     Args:
         configs: {run: its configuration}.
         out: folder of the files.
         published: whether to show published figures beside ours.
+        archives: files of others' results to show beside ours.
+
+    Raises:
+        UserError: Results were made on different splits.
     """
     groups = []
     for folder in unique(run.group for run in configs):
@@ -141,6 +152,7 @@ def report(configs, out, published):
         groups.append(group_of(runs, configs[runs[0]].DATASET.NAME))
     if not any(group.runs for group in groups):
         return
+    groups = beside(groups, archives)
     table.write(groups, out, published)
     plots.draw_all(groups, out)
     with_prompts = [
@@ -155,11 +167,13 @@ def report(configs, out, published):
 @command
 def main(argv=None):
     """Run the command and return its exit code."""
-    runs, out, published = parse(sys.argv[1:] if argv is None else argv)
+    runs, out, args = parse(sys.argv[1:] if argv is None else argv)
+    for path in args.archive:
+        read_archive(path)  # a mistake in it is reported before the runs
     jobs, threads = jobs_and_threads()
     configs = configurations(runs)
     plan = f"{len(runs)} runs, {sum(run.finished for run in runs)} of them finished before"
-    return carry_out(plan, runs, lambda: report(configs, out, published), jobs, threads)
+    return carry_out(plan, runs, lambda: report(configs, out, args.published, args.archive), jobs, threads)
 
 
 if __name__ == "__main__":

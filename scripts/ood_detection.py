@@ -12,7 +12,7 @@ Exit code: 0 done, 2 a mistake of the user, 130 interrupted, 143 terminated, 1 a
 import sys
 from dataclasses import dataclass
 
-from dassl.utils import command
+from dassl.utils import UserError, command
 from scripts import compare, table
 from scripts.execution import carry_out, configurations, finished_of, jobs_and_threads
 from scripts.groups import Group, protocols_of, read_ood
@@ -104,7 +104,9 @@ def report(detections, out):
 @command
 def main(argv=None):
     """Run the command and return its exit code."""
-    runs, out, _ = compare.parse(sys.argv[1:] if argv is None else argv, __doc__)
+    runs, out, args = compare.parse(sys.argv[1:] if argv is None else argv, __doc__)
+    if args.published or args.archive:
+        raise UserError("--published and --archive are for compare.sh: they hold accuracies")
     jobs, threads = jobs_and_threads()
     configurations(runs)
     detections = [Detection(run) for run in runs]

@@ -13,7 +13,8 @@ import sys
 from tabulate import tabulate
 
 from dassl.utils import command, replacing
-from scripts.groups import Cell, average, caption, groups_parser, read_groups
+from scripts.archive import add_archives, beside
+from scripts.groups import Cell, average, caption, check_splits, groups_parser, read_groups
 from scripts.methods import unique
 from scripts.published import PUBLISHED_BACKBONE, PUBLISHED_DATASETS, published_row, read_published
 
@@ -176,7 +177,11 @@ def write(groups, out, with_published=False):
         groups: list of Group.
         out: Path of the folder.
         with_published: whether to show published figures beside ours.
+
+    Raises:
+        UserError: The groups were made on different splits.
     """
+    check_splits(groups)
     published = read_published() if with_published else None
     tables = []
     for shots in unique(group.shots for group in groups):
@@ -192,6 +197,7 @@ def write(groups, out, with_published=False):
 def parse_args(argv):
     parser = groups_parser(__doc__)
     parser.add_argument("--published", action="store_true", help="show published figures beside ours")
+    add_archives(parser)
     return parser.parse_args(argv)
 
 
@@ -199,7 +205,7 @@ def parse_args(argv):
 def main(argv=None):
     """Run the command and return its exit code."""
     args = parse_args(argv)
-    write(read_groups(args.groups), args.out, args.published)
+    write(beside(read_groups(args.groups), args.archive), args.out, args.published)
     return 0
 
 

@@ -40,6 +40,7 @@ def parse(argv):
         UserError: An argument, or a setting of the environment, is wrong.
     """
     parser = compare.make_parser(__doc__)
+    compare.add_protocol(parser)
     parser.add_argument("--sources", metavar="DOMAINS", help="domains to train on, for domain_generalization")
     protocol = argv[0] if argv[:1] and argv[0] in PROTOCOLS else None
     args = compare.parse_flags(parser, argv[1:] if protocol else argv)

@@ -22,12 +22,12 @@ FEW = ["--method", "zero-shot CLIP", "--method", "CoOp, shared context", "fashio
 
 
 def test_runs_of_all_methods_data_sets_shots_and_seeds(environment, tmp_path):
-    runs, out, published = compare.parse(["fashion_mnist,dtd", "1,16", "OPTIM.LR", "0.1"])
+    runs, out, args = compare.parse(["fashion_mnist,dtd", "1,16", "OPTIM.LR", "0.1"])
     methods = [method for method in read_methods().values() if method.core]
     trained = sum(method.trained for method in methods)
     assert len(runs) == len({run.folder for run in runs}) == 2 * 2 * (2 * trained + len(methods) - trained)
     assert all(run.seed == 1 for run in runs if not run.method.trained)
-    assert out == tmp_path / "compare_fashion_mnist+dtd_1-16shots" and not published
+    assert out == tmp_path / "compare_fashion_mnist+dtd_1-16shots" and not args.published
 
 
 def test_all_methods_and_the_core_ones(environment):

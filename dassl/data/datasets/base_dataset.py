@@ -1,5 +1,6 @@
 """Images by path, and the base class of the readers of data sets."""
 
+import hashlib
 import os
 import os.path as osp
 import random
@@ -46,6 +47,16 @@ def check_images(items):
             listed[folder] = set(os.listdir(folder or ".")) if osp.isdir(folder or ".") else set()
         if name not in listed[folder]:
             raise FileNotFoundError(f"no image at {item.impath}")
+
+
+def hash_images(items, root):
+    """Return 16 hexadecimal digits that identify a list of Datum: their paths below a folder, and their labels.
+
+    Neither the folder nor the order counts, so the same images have the same digits on all machines.
+    """
+    root = osp.abspath(osp.expanduser(root))
+    lines = sorted(f"{osp.relpath(osp.abspath(item.impath), root)}\t{item.label}" for item in items)
+    return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()[:16]
 
 
 class DatasetBase:
