@@ -15,7 +15,7 @@ PROTOCOLS = ("published", "strict")  # as the key PROTOCOL says it
 
 @dataclass(frozen=True)
 class Method:
-    """An entry of methods.yaml, whose first lines explain the keys; `options` are words for train.py."""
+    """An entry of methods.yaml, whose first lines explain the keys; options and new_classes are words for train.py."""
 
     name: str
     trainer: str
@@ -25,8 +25,14 @@ class Method:
     published: str = ""
     core: bool = True
     class_specific: bool = False
+    new_classes: tuple = ()
     patches: str = ""
     protocol: str = "published"
+
+    @property
+    def any_classes(self):
+        """Whether it predicts other classes than those that it learned from."""
+        return not self.class_specific or bool(self.new_classes)
 
     def by(self, protocol):
         """Return the method by one of PROTOCOLS; its name, and so its rows in tables, says strict."""
@@ -87,12 +93,16 @@ def read_methods(path=METHODS):
     methods = {}
     for name, entry in read_yaml(path).items():
         try:
-            options = tuple(word for pair in entry.pop("options", ()) for word in pair.split(maxsplit=1))
-            methods[name] = Method(name, options=options, **entry)
+            words = {
+                key: tuple(word for pair in entry.pop(key, ()) for word in pair.split(maxsplit=1))
+                for key in ("options", "new_classes")
+            }
+            methods[name] = Method(name, **words, **entry)
         except (TypeError, AttributeError) as error:
             raise UserError(f"{path}: {name}: give trainer and variant, and see the keys in its first lines") from error
-        if len(options) % 2:
-            raise UserError(f'{path}: {name}: options must be a list of "KEY VALUE"')
+        for key, of_key in words.items():
+            if len(of_key) % 2:
+                raise UserError(f'{path}: {name}: {key} must be a list of "KEY VALUE"')
     return methods
 
 
