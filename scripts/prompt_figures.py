@@ -1,6 +1,7 @@
 """Figures of how local prompts divide an image among them, for scripts.visualize and scripts.report."""
 
 import math
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -8,17 +9,19 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+from tqdm import tqdm
 
 import sotglp
 from dassl.evaluation import unique_names
 from dassl.finished import FinishedRun
 from dassl.utils import UserError
+from datasets.scenes import patches_inside
 from scripts.plots import OKABE_ITO, save
 from sotglp.matching import own_support
 
 FADED = ListedColormap(["#ffffff00", "#ffffffb0"])  # patches inside and outside the support
 FRAME = {"fill": False, "edgecolor": "white", "linewidth": 1.2}  # around a patch of the support
-
+INSIDE, BATCH = 0.75, 100  # of a support, so that it counts as on the object; images at a time
 BOX = {"fill": False, "edgecolor": "#d81b60", "linewidth": 1.6, "linestyle": "--"}  # around the object
 
 
@@ -121,6 +124,28 @@ def look(predictor, images):
         spread_out(match.support, match.plan, n_patches).float().cpu(),
         spread_out(own, evenly, n_patches).float().cpu(),
     )
+
+
+def clearest(predictor, paths, boxes):
+    """Return images sorted by how much the local prompts overlap in the plan of the predicted class, the least first.
+
+    Args:
+        predictor: of a run.
+        paths: of images.
+        boxes: {resolved Path: box of the object}, as datasets.scenes.read_boxes returns them; an image that has one is
+            left out unless three quarters of its support have their centre in the box.
+    """
+    found = []
+    for start in tqdm(range(0, len(paths), BATCH), desc="Overlap of prompts", leave=False, disable=None):
+        some = paths[start : start + BATCH]
+        seen = look(predictor, torch.stack([predictor.preprocess(path) for path in some]))
+        plan = seen.plan[torch.arange(len(some)), seen.probabilities.argmax(dim=1)]  # (B, P, N)
+        pairs = ~torch.eye(plan.shape[-1], dtype=torch.bool)
+        for path, one, value in zip(some, plan, overlap(plan)[:, pairs].mean(dim=1).tolist(), strict=True):
+            box, kept = boxes.get(Path(path).resolve()), one.sum(dim=-1) > 0
+            if box is None or patches_inside([box], math.isqrt(len(kept)))[0][kept].mean() >= INSIDE:
+                found.append((value, path))
+    return [path for _, path in sorted(found)]
 
 
 def rows_of(probabilities, truth):

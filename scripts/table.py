@@ -14,7 +14,7 @@ from tabulate import tabulate
 
 from dassl.utils import command, replacing
 from scripts.archive import add_archives, beside
-from scripts.groups import Cell, average, caption, check_splits, groups_parser, read_groups
+from scripts.groups import Cell, average, caption, check_splits, groups_parser, lead, read_groups
 from scripts.methods import unique
 from scripts.published import PUBLISHED_BACKBONE, PUBLISHED_DATASETS, published_row, read_published
 
@@ -187,7 +187,7 @@ def write(groups, out, with_published=False):
     for shots in unique(group.shots for group in groups):
         of_shots = [group for group in groups if group.shots == shots]
         headers, rows = without_empty_columns(*make_table(of_shots, published))
-        tables.append((caption(of_shots), headers, rows, []))
+        tables.append((caption(of_shots), headers, rows, [sentence for sentence in [lead(of_shots)] if sentence]))
     show(tables, csv_lines(groups), out)
     shown = [text for _, _, rows, _ in tables for line in texts(rows, str) for text in line]
     if with_published and not any("published" in text for text in shown):

@@ -1,7 +1,11 @@
 """Show where a trained SOT-GLP looks: python -m scripts.visualize RUN_FOLDER [images ...]
 
-The command draws a figure for each image, by default for some test images of the run. Each row is a class: the
-predicted class, the true class (if predictions.csv has the image), and the runner-up. The columns are:
+The command draws a figure for each image, by default for some test images of the run. With --clearest it takes the test
+images predicted right whose local prompts overlap least in the plan of that class, the least first. On Scenes only
+images count that have three quarters of the support in the object's box.
+
+Each row is a class: the predicted class, the true class (if predictions.csv has the image), and the runner-up. The
+columns are:
 
   the image
   the mean cosine of each patch with the class's local prompts; frames mark the support
@@ -29,11 +33,14 @@ def parse_args(argv):
     parser.add_argument("run", type=Path, help="output folder of a finished run of SOTGLP")
     parser.add_argument("images", nargs="*", help="images; by default evenly spaced test images of the run")
     parser.add_argument("--number", type=int, default=6, help="number of test images (6)")
+    parser.add_argument("--clearest", action="store_true", help="take test images whose prompts overlap least")
     parser.add_argument("--out", type=Path, help="folder for the figures; by default prompts/ in the run's folder")
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
     args = parser.parse_args(argv)
     if args.number < 1:
         raise UserError(f"--number must be 1 or more, got {args.number}")
+    if args.clearest and args.images:
+        raise UserError("--clearest chooses among the run's test images: give no images with it")
     return args
 
 
@@ -56,18 +63,21 @@ def main(argv=None):
     with user_input():
         predictor, run = prompt_figures.load(args.run), FinishedRun(args.run)
         tested = {row["path"]: row["class"] for row in run.predictions()}
-        paths = args.images or spaced(list(tested), args.number)
-        if not paths:
-            raise UserError(f"{args.run} has no predictions.csv with the paths of its test images: give images")
-        images = torch.stack([predictor.preprocess(path) for path in paths])
         root = Path(run.cfg.DATASET.ROOT).expanduser()
         on_scenes = run.cfg.DATASET.NAME == "Scenes" and (root / "scenes").is_dir()
-        boxes = read_boxes(root) if on_scenes else {}
+        boxes = {Path(path).resolve(): box for path, box in read_boxes(root).items()} if on_scenes else {}
+        if args.clearest:
+            right = [row["path"] for row in run.predictions() if row["class"] == row["predicted"]]
+            paths = prompt_figures.clearest(predictor, right, boxes)[: args.number]
+        else:
+            paths = args.images or spaced(list(tested), args.number)
+        if not paths:
+            raise UserError(f"{args.run} has no predictions.csv with such test images and their paths: give images")
+        images = torch.stack([predictor.preprocess(path) for path in paths])
         out = args.out or args.run / "prompts"
         out.mkdir(parents=True, exist_ok=True)
     names, label_of = predictor.classnames, prompt_figures.labels_of(predictor)
     truths = {Path(path).resolve(): label_of.get(name) for path, name in tested.items()}
-    boxes = {Path(path).resolve(): box for path, box in boxes.items()}
     seen = prompt_figures.look(predictor, images)
     for i, path in enumerate(paths):
         place = Path(path).resolve()

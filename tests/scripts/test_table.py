@@ -9,7 +9,7 @@ from PIL import Image
 from written_runs import write_runs
 
 from scripts import ood, ood_detection, plots, predictions, report_hardest, report_sections, table, transfer_tables
-from scripts.groups import Group, average, read_groups
+from scripts.groups import Group, average, lead, read_groups
 from scripts.methods import Method
 from scripts.plots import spread
 from scripts.published import PUBLISHED, PUBLISHED_DATASETS, published_row, read_published
@@ -52,6 +52,16 @@ def test_mean_and_sample_deviation():
     cell = group(COOP, "DTD", [50.0, 52.0, 57.0]).cell()
     assert (cell.mean, cell.deviation) == (53.0, pytest.approx(13.0**0.5))
     assert group(ZERO_SHOT, "DTD", [50.0]).cell().deviation is None
+
+
+def test_the_lead_is_paired_over_seeds():
+    """Differences 1, 2, 3 at seeds 1, 2, 3: mean 2, standard error 1 / sqrt(3), Student's 97.5 % point 4.303 at 2."""
+    groups = [group(COOP, "DTD", [50.0, 60.0, 40.0]), group(OURS, "DTD", [51.0, 62.0, 43.0])]
+    sentence = "SOT-GLP leads CoOp, shared context by 2.0 points (95 % interval -0.5 to 4.5, paired over 3 seeds)."
+    assert lead([*groups, group(ZERO_SHOT, "DTD", [90.0])]) == sentence
+    halves = [group(m, name, [x, y]) for m, x, y in ((COOP, 50.0, 52.0), (OURS, 54.0, 56.2)) for name in ("A", "B")]
+    assert lead(halves).startswith("SOT-GLP leads CoOp, shared context by 4.1 points (95 % interval 2.8 to 5.4")
+    assert lead(groups[:1]) == lead([group(COOP, "DTD", [50.0]), group(OURS, "DTD", [51.0])]) == ""
 
 
 def test_the_average_spreads_as_the_seeds_averages_do():

@@ -1,5 +1,7 @@
 """Laws of the quantities that visualize.py draws, and its figures."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from PIL import Image
 
 import sotglp
 import train
+from dassl.finished import FinishedRun
 from scripts import prompt_figures, report, report_hardest, visualize
 from scripts.methods import read_methods
 from scripts.run import make_runs
@@ -47,6 +50,27 @@ def test_overlap_and_entropy_of_known_plans():
     torch.testing.assert_close(prompt_figures.entropy(torch.ones(2, 4)), torch.ones(2))
 
 
+def test_the_clearest_images_have_apart_prompts_and_a_support_in_the_box(monkeypatch):
+    apart, mixed = torch.zeros(P, 2), torch.zeros(P, 2)
+    apart[[0, 1], 0] = apart[[4, 5], 1] = 1  # the left upper quarter of 4 x 4 patches, divided into two rows
+    mixed[[0, 1, 4, 5]] = 1  # the same patches, shared evenly
+    away = apart.flip(0)  # the right lower quarter
+    plans = {"mixed.png": mixed, "away.png": away, "apart.png": apart}
+
+    def look(_, images):
+        plan = torch.stack([list(plans.values())[int(i)] for i in images])
+        predicted_first = torch.tensor([[0.9, 0.1]]).expand(len(images), 2)
+        return prompt_figures.Seen(None, predicted_first, None, torch.stack([plan, mixed.expand_as(plan)], dim=1), None)
+
+    class Predictor:
+        preprocess = staticmethod(lambda path: torch.tensor(list(plans).index(path)))
+
+    monkeypatch.setattr(prompt_figures, "look", look)
+    assert prompt_figures.clearest(Predictor, list(plans), {}) == ["apart.png", "away.png", "mixed.png"]
+    boxes = {Path(path).resolve(): (0, 0, 32, 32) for path in plans}  # the left upper quarter of 64 x 64 pixels
+    assert prompt_figures.clearest(Predictor, list(plans), boxes) == ["apart.png", "mixed.png"]
+
+
 def test_rows_are_predicted_true_and_runner_up_once_each():
     p = torch.tensor([0.1, 0.6, 0.3])
     assert prompt_figures.rows_of(p, None) == {1: "predicted", 2: "runner-up"}
@@ -83,6 +107,12 @@ def test_figures_of_a_run_and_mistakes(environment, tmp_path, monkeypatch, capsy
     pictures = list(out.iterdir())
     assert len(pictures) == 3 and all(np.asarray(Image.open(path).convert("L")).std() > 10 for path in pictures)
 
+    clear = tmp_path / "clear"
+    assert visualize.main([str(ours.folder), "--clearest", "--number", "1", "--out", str(clear)]) == 0
+    (path,) = (path for path in clear.iterdir() if path.name != "summary.png")
+    rows = {Path(row["path"]).stem: row for row in FinishedRun(ours.folder).predictions()}
+    assert rows[path.stem.removeprefix("01_")]["class"] == rows[path.stem.removeprefix("01_")]["predicted"]
+
     assert visualize.main([str(ours.folder), "nowhere.png"]) == 2
     assert "cannot read image nowhere.png" in capsys.readouterr().err
 
@@ -106,6 +136,7 @@ def test_figures_of_a_run_and_mistakes(environment, tmp_path, monkeypatch, capsy
         ([str(tmp_path)], "is no run"),
         ([str(other.folder)], "is a run of CoOp without local prompts"),
         ([str(ours.folder), "--number", "0"], "--number must be 1 or more"),
+        ([str(ours.folder), "a.png", "--clearest"], "give no images with it"),
     ):
         assert visualize.main(arguments) == 2
         error = capsys.readouterr().err
