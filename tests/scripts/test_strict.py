@@ -1,8 +1,11 @@
 """The strict protocol: no validation image is read, and no value depends on the data set."""
 
+import hashlib
+import json
 import shutil
 
 import pytest
+from safetensors.torch import load_file
 from written_runs import write_runs
 
 import train
@@ -13,6 +16,7 @@ from scripts.execution import configurations
 from scripts.groups import read_groups
 from scripts.methods import read_methods
 from scripts.run import make_runs
+from sotglp.backbones import SMALL as SMALL_CLIP
 
 SMALL = ["--config-file", "configs/backbones/small.yaml", "DATASET.NAME", "Squares", "DATASET.NUM_SHOTS", "1"]
 SHORT = {  # options that make a run of a second, of all trainers that choose something on validation images
@@ -34,13 +38,33 @@ def unreadable_root(squares_root, tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("trainer", SHORT)
-def test_only_a_published_run_reads_validation_images(unreadable_root, tmp_path, capsys, trainer):
-    arguments = ["--trainer", trainer, "--root", str(unreadable_root), "--seed", "1", "--output-dir"]
-    options = [*SMALL, *SHORT[trainer]]
-    assert train.main([*arguments, str(tmp_path / "strict"), *options, "PROTOCOL", "strict"]) == 0
-    assert train.main([*arguments, str(tmp_path / "published"), *options]) == 2
+def arguments_of(trainer, root, folder):
+    where = ["--root", str(root), "--seed", "1", "--output-dir", str(folder)]
+    return ["--trainer", trainer, *where, *SMALL, *SHORT[trainer]]
+
+
+@pytest.fixture(scope="module", params=SHORT)
+def strict_run(request, unreadable_root, tmp_path_factory):
+    """A trainer, and the folder of its strict run."""
+    folder = tmp_path_factory.mktemp("strict")
+    assert train.main([*arguments_of(request.param, unreadable_root, folder), "PROTOCOL", "strict"]) == 0
+    return request.param, folder
+
+
+def test_only_a_published_run_reads_validation_images(strict_run, unreadable_root, tmp_path, capsys):
+    trainer, _ = strict_run  # it has ended well
+    assert train.main(arguments_of(trainer, unreadable_root, tmp_path)) == 2
     assert f"cannot read image {unreadable_root}/squares/val/" in capsys.readouterr().err
+
+
+def test_results_count_what_is_learned_and_identify_the_backbone(strict_run):
+    """By hand, of one image of each of 4 classes: keys; weights and biases; LP++ also has the text's weights."""
+    trainer, folder = strict_run
+    width = load_file(SMALL_CLIP)["visual.proj"].shape[1]
+    learned = {"TipAdapterF": width, "LinearProbe": width + 1, "LPPP": width + 2}
+    results = json.loads((folder / "results.json").read_text())
+    assert results["learned_parameters"] == 4 * learned.get(trainer, 0)
+    assert results["backbone_hash"] == hashlib.sha256(SMALL_CLIP.read_bytes()).hexdigest()[:16]
 
 
 def test_both_protocols_have_the_same_training_images(make_cfg):
