@@ -24,9 +24,11 @@ from dassl.utils import (
     collect_env_info,
     command,
     git_state,
+    hash_file,
     note,
     owned,
     package_versions,
+    peak_memory,
     process_group,
     replacing,
     set_determinism,
@@ -120,9 +122,10 @@ def run(args, cfg, trainer):
     """Train and test, or only test, and write predictions.csv and results.json."""
     import torch  # here, because it takes a second
 
+    from dassl.data.datasets import hash_images
     from dassl.utils.images import REMARKS, in_words
 
-    start = time.time()
+    learned, start = trainer.learned_parameters(), time.time()
     if args.eval_only:
         trainer.test()
     else:
@@ -132,16 +135,20 @@ def run(args, cfg, trainer):
         "dataset": cfg.DATASET.NAME,
         "shots": cfg.DATASET.NUM_SHOTS,
         "seed": cfg.SEED,
+        "protocol": cfg.PROTOCOL,
         "trainer": cfg.TRAINER.NAME,
         "backbone": cfg.MODEL.BACKBONE.NAME,
         "classnames": trainer.made_with()["classnames"],
         "seconds": round(time.time() - start, 3),
+        "peak_gib": peak_memory(trainer.device),
+        "learned_parameters": learned,
         "epochs": args.load_epoch if args.eval_only else cfg.OPTIM.MAX_EPOCH,
         "device": torch.cuda.get_device_name() if trainer.device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "versions": package_versions(),
         "git": git_state(osp.dirname(osp.abspath(__file__))),
         "config_hash": config_hash(cfg),
+        "backbone_hash": (path := trainer.backbone_file()) and hash_file(path),
         "evaluated": {"model_dir": args.model_dir, "epoch": args.load_epoch} if args.eval_only else None,
     }
     if cfg.DATALOADER.ON_ERROR == "skip":
@@ -151,6 +158,9 @@ def run(args, cfg, trainer):
     data = getattr(getattr(trainer, "dm", None), "dataset", None)
     if items := getattr(data, "train_x", None):
         results["train_images"] = Counter(item.classname for item in items)
+        tested = data.val if trainer.split_to_evaluate() == "val" else data.test
+        parts = {"train": items, "test": tested}
+        results["split_hash"] = {part: hash_images(images, cfg.DATASET.ROOT) for part, images in parts.items()}
     if notes := getattr(data, "notes", ()):
         results["notes"] = list(notes)
     if remarks := getattr(trainer, "image_remarks", dict)():  # a trainer may have loaders of its own

@@ -27,16 +27,17 @@ from pathlib import Path
 
 from dassl.utils import Parser, UserError, command
 from scripts import plots, table, visualize
+from scripts.archive import add_archives, beside, read_archive
 from scripts.execution import carry_out, configurations, jobs_and_threads
 from scripts.groups import group_of
-from scripts.methods import METHODS, check_name, choose_methods, read_yaml, shots_word, unique
+from scripts.methods import METHODS, PROTOCOLS, apart, check_name, choose_methods, read_yaml, shots_word, unique
 from scripts.run import make_runs
 
 KEYS = ("datasets", "shots", "seeds", "methods", "options")
 
 
 def parse(argv, description=__doc__):
-    """Return the runs, the folder of the tables, and whether --published is given.
+    """Return the runs, the folder of the tables, and the parsed arguments.
 
     Args:
         argv: the command's arguments.
@@ -47,6 +48,8 @@ def parse(argv, description=__doc__):
     """
     parser = make_parser(description)
     parser.add_argument("--published", action="store_true", help="show published figures beside ours")
+    add_protocol(parser)
+    add_archives(parser)
     args = parse_flags(parser, argv)
     what, *options = args.what or [""]
     if what.endswith((".yaml", ".yml")):
@@ -56,10 +59,10 @@ def parse(argv, description=__doc__):
         plan = {"datasets": what.split(","), "shots": options.pop(0).split(",")}
     else:
         raise UserError("give DATASETS and SHOTS (such as: fashion_mnist 16), or a YAML file; see --help")
-    methods = choose_methods(args.methods, args.method or plan.get("methods"))
+    methods = choose_methods(args.methods, args.method or plan.get("methods"), args.protocol)
     runs = make_runs(methods, plan["datasets"], plan["shots"], options, plan.get("seeds"))
     prefix = "compare" if args.methods == METHODS else args.methods.stem
-    return runs, output_folder(runs, Path(what), prefix), args.published
+    return runs, output_folder(runs, Path(what), prefix), args
 
 
 def make_parser(description):
@@ -71,6 +74,16 @@ def make_parser(description):
     )
     parser.add_argument("what", nargs=argparse.REMAINDER, help="see above")
     return parser
+
+
+def add_protocol(parser):
+    """Let a parser take --protocol."""
+    parser.add_argument(
+        "--protocol",
+        choices=PROTOCOLS,
+        default="published",
+        help="strict: no validation images, the same values on all data sets; results are apart (published)",
+    )
 
 
 def parse_flags(parser, argv):
@@ -112,21 +125,26 @@ def output_folder(runs, what, prefix):
         prefix: first part of the name.
     """
     output, datasets = Path(runs[0].output), unique(run.dataset for run in runs)
-    shots = "-".join(shots_word(number) for number in unique(run.shots for run in runs)) + "shots"
+    end = apart(runs[0].method.protocol)
+    shots = "-".join(shots_word(number) for number in unique(run.shots for run in runs)) + f"shots{end}"
     if what.suffix:
-        return output / f"{prefix}_{what.stem}"
+        return output / f"{prefix}_{what.stem}{end}"
     if len(datasets) == 1:
         return output / datasets[0] / f"{prefix}_{runs[0].backbone}_{shots}"
     return output / f"{prefix}_{'+'.join(datasets)}_{shots}"
 
 
-def report(configs, out, published):
+def report(configs, out, published, archives=()):
     """Print and write tables and pictures of the finished runs.
 
     Args:
         configs: {run: its configuration}.
         out: folder of the files.
         published: whether to show published figures beside ours.
+        archives: files of others' results to show beside ours.
+
+    Raises:
+        UserError: Results were made on different splits.
     """
     groups = []
     for folder in unique(run.group for run in configs):
@@ -134,6 +152,7 @@ def report(configs, out, published):
         groups.append(group_of(runs, configs[runs[0]].DATASET.NAME))
     if not any(group.runs for group in groups):
         return
+    groups = beside(groups, archives)
     table.write(groups, out, published)
     plots.draw_all(groups, out)
     with_prompts = [
@@ -148,11 +167,13 @@ def report(configs, out, published):
 @command
 def main(argv=None):
     """Run the command and return its exit code."""
-    runs, out, published = parse(sys.argv[1:] if argv is None else argv)
+    runs, out, args = parse(sys.argv[1:] if argv is None else argv)
+    for path in args.archive:
+        read_archive(path)  # a mistake in it is reported before the runs
     jobs, threads = jobs_and_threads()
     configs = configurations(runs)
     plan = f"{len(runs)} runs, {sum(run.finished for run in runs)} of them finished before"
-    return carry_out(plan, runs, lambda: report(configs, out, published), jobs, threads)
+    return carry_out(plan, runs, lambda: report(configs, out, args.published, args.archive), jobs, threads)
 
 
 if __name__ == "__main__":

@@ -137,16 +137,13 @@ def read_groups(folders):
     Raises:
         UserError: A folder holds no finished run, or two folders hold the same method, data set and shots.
     """
-    known = {(method.trainer, method.variant): method for method in read_methods().values()}
     groups, places = [], {}
     for folder in folders:
         runs = read_runs(folder)
         if not runs:
             raise UserError(f"no finished run (seed*/results.json) in {folder}: run its script first")
         run = next(iter(runs.values()))
-        name = f"{run['trainer']}, {folder.name.replace('-', ' ')}"
-        other = Method(name, run["trainer"], folder.name, trained=run.get("epochs", 1) is not None)
-        method = known.get((run["trainer"], folder.name), other)
+        method = method_of(run, folder.name).by(run.get("protocol", "published"))
         group = Group(method, run["dataset"], run["shots"], list(runs), runs, folder)
         place = places.setdefault((method, group.dataset, group.shots), folder)
         if place != folder:
@@ -156,13 +153,49 @@ def read_groups(folders):
     for group in groups:
         if group.method.trained:
             group.seeds = seeds
+    return with_lacking(groups)
+
+
+def method_of(run, variant):
+    """Return the Method of a run's results.json in the folder of a variant, by the published protocol."""
+    known = {(method.trainer, method.variant): method for method in read_methods().values()}
+    name = f"{run['trainer']}, {variant.replace('-', ' ')}"
+    other = Method(name, run["trainer"], variant, trained=run.get("epochs", 1) is not None)
+    return known.get((run["trainer"], variant), other)
+
+
+def with_lacking(groups):
+    """Return groups, and empty ones for methods that lack one of the data sets of the same number of shots."""
+    there = {(group.method, group.dataset, group.shots) for group in groups}
     lacking = {
         (other.dataset, group.shots, group.method): replace(group, dataset=other.dataset, runs={}, folder=None)
         for group in groups
         for other in groups
-        if group.shots == other.shots and (group.method, other.dataset, group.shots) not in places
+        if group.shots == other.shots and (group.method, other.dataset, group.shots) not in there
     }
     return [*groups, *lacking.values()]
+
+
+def check_splits(groups):
+    """Check that groups were made on one split: other results can be neither averaged nor compared.
+
+    The test images of a data set must be the same in all runs, the training images in all runs of a seed and a number
+    of shots. Runs of earlier versions, whose results.json does not identify their images, are not checked.
+
+    Raises:
+        UserError: Two runs have other images.
+    """
+    first = {}
+    for group in groups:
+        for seed, run in group.runs.items():
+            for part, digits in (run.get("split_hash") or {}).items():
+                which = () if part == "test" else (group.shots, seed)
+                name, other = first.setdefault((group.dataset, part, *which), (group.method.name, digits))
+                if digits != other:
+                    raise UserError(
+                        f"{name} and {group.method.name} had other {part} images of {group.dataset} "
+                        f"({other} and {digits}, seed {seed}): results on different splits cannot stand in one table"
+                    )
 
 
 def statistic(values):
@@ -233,4 +266,9 @@ def caption(groups):
     """Return the words above a table of groups."""
     seeds = sorted({seed for group in groups if group.method.trained for seed in group.seeds})
     over = f" over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else ""
-    return f"{title(groups)}: accuracy in %, mean ± standard deviation{over}"
+    return f"{title(groups)}, {protocols_of(groups)}: accuracy in %, mean ± standard deviation{over}"
+
+
+def protocols_of(groups):
+    """Return the protocols of groups in words."""
+    return f"{' and '.join(unique(group.method.protocol for group in groups))} protocol"

@@ -1,6 +1,6 @@
 """The list of methods (configs/comparisons/methods.yaml), and the names of files in configs/."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -10,11 +10,12 @@ from dassl.utils import UserError
 CONFIGS = Path("configs")
 METHODS = CONFIGS / "comparisons" / "methods.yaml"
 ALL_SHOTS = -1  # all training images, as DATASET.NUM_SHOTS says it
+PROTOCOLS = ("published", "strict")  # as the key PROTOCOL says it
 
 
 @dataclass(frozen=True)
 class Method:
-    """An entry of methods.yaml, whose first lines explain the keys; `options` are words for train.py."""
+    """An entry of methods.yaml, whose first lines explain the keys; options and new_classes are words for train.py."""
 
     name: str
     trainer: str
@@ -24,7 +25,20 @@ class Method:
     published: str = ""
     core: bool = True
     class_specific: bool = False
+    new_classes: tuple = ()
     patches: str = ""
+    protocol: str = "published"
+
+    @property
+    def any_classes(self):
+        """Whether it predicts other classes than those that it learned from."""
+        return not self.class_specific or bool(self.new_classes)
+
+    def by(self, protocol):
+        """Return the method by one of PROTOCOLS; its name, and so its rows in tables, says strict."""
+        if protocol == self.protocol:
+            return self
+        return replace(self, name=f"{self.name}, {protocol}", protocol=protocol)
 
 
 def names(folder):
@@ -79,31 +93,36 @@ def read_methods(path=METHODS):
     methods = {}
     for name, entry in read_yaml(path).items():
         try:
-            options = tuple(word for pair in entry.pop("options", ()) for word in pair.split(maxsplit=1))
-            methods[name] = Method(name, options=options, **entry)
+            words = {
+                key: tuple(word for pair in entry.pop(key, ()) for word in pair.split(maxsplit=1))
+                for key in ("options", "new_classes")
+            }
+            methods[name] = Method(name, **words, **entry)
         except (TypeError, AttributeError) as error:
             raise UserError(f"{path}: {name}: give trainer and variant, and see the keys in its first lines") from error
-        if len(options) % 2:
-            raise UserError(f'{path}: {name}: options must be a list of "KEY VALUE"')
+        for key, of_key in words.items():
+            if len(of_key) % 2:
+                raise UserError(f'{path}: {name}: {key} must be a list of "KEY VALUE"')
     return methods
 
 
-def choose_methods(path, chosen):
+def choose_methods(path, chosen, protocol="published"):
     """Return methods of a file, in its order.
 
     Args:
         path: the file.
         chosen: names of methods, or ["all"]; empty or None for the core methods.
+        protocol: one of PROTOCOLS.
 
     Raises:
         UserError: The file is wrong, or a name is unknown.
     """
     known = read_methods(path)
     if chosen == ["all"]:
-        return list(known.values())
+        chosen = list(known)
     for name in chosen or ():
         check_name(name, known, "method")
-    return [method for name, method in known.items() if (name in chosen if chosen else method.core)]
+    return [method.by(protocol) for name, method in known.items() if (name in chosen if chosen else method.core)]
 
 
 def shots_of(text):
@@ -120,6 +139,11 @@ def shots_of(text):
 def shots_word(number):
     """Return a number of shots as text."""
     return "all" if number == ALL_SHOTS else str(number)
+
+
+def apart(protocol):
+    """Return the end of the folders' names of a protocol's results."""
+    return "" if protocol == "published" else f"_{protocol}"
 
 
 def shots_text(number):

@@ -12,10 +12,10 @@ Exit code: 0 done, 2 a mistake of the user, 130 interrupted, 143 terminated, 1 a
 import sys
 from dataclasses import dataclass
 
-from dassl.utils import command
+from dassl.utils import UserError, command
 from scripts import compare, table
 from scripts.execution import carry_out, configurations, finished_of, jobs_and_threads
-from scripts.groups import Group, read_ood
+from scripts.groups import Group, protocols_of, read_ood
 from scripts.methods import shots_text, unique
 from scripts.ood_sets import METRICS, SCORES
 from scripts.run import Command, Run
@@ -90,7 +90,7 @@ def report(detections, out):
             for column in zip(*(row[1:] for row in rows), strict=True):
                 table.mark_best(column, BEST[metric])
             over = "averages over the OOD sets, mean ± standard deviation"
-            words = f"{dataset}, {shots_text(shots)}: {metric} in %, {over}"
+            words = f"{dataset}, {shots_text(shots)}, {protocols_of(of_table)}: {metric} in %, {over}"
             tables.append((words, ["method", *SCORES], rows, []))
     for group in groups:
         for key in next(iter(group.runs.values()))["metrics"]:
@@ -104,7 +104,9 @@ def report(detections, out):
 @command
 def main(argv=None):
     """Run the command and return its exit code."""
-    runs, out, _ = compare.parse(sys.argv[1:] if argv is None else argv, __doc__)
+    runs, out, args = compare.parse(sys.argv[1:] if argv is None else argv, __doc__)
+    if args.published or args.archive:
+        raise UserError("--published and --archive are for compare.sh: they hold accuracies")
     jobs, threads = jobs_and_threads()
     configurations(runs)
     detections = [Detection(run) for run in runs]

@@ -17,7 +17,7 @@ import statistics
 import sys
 
 from dassl.utils import command, replacing
-from scripts.groups import average, groups_parser, read_groups, title
+from scripts.groups import Cell, average, groups_parser, read_groups, title
 from scripts.methods import ALL_SHOTS, shots_word, unique
 
 OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # without the pale yellow
@@ -161,20 +161,39 @@ def draw_shots(groups, path):
     save(figure, path)
 
 
-def draw_scatter(groups, x, xlabel, path):
-    """Draw the accuracy over another quantity, a labelled point for each method.
+def pareto_front(points):
+    """Return the methods that no other equals in both quantities and beats in one, from the least first quantity.
+
+    Args:
+        points: {method: (x, y)}; of both quantities, more is better.
+    """
+
+    def is_beaten(point):
+        return any(x >= point[0] and y >= point[1] and (x, y) != point for x, y in points.values())
+
+    return sorted((method for method, point in points.items() if not is_beaten(point)), key=points.get)
+
+
+def draw_scatter(groups, x, xlabel, path, front=False):
+    """Draw the accuracy over another quantity, a labelled point for each method, with standard deviations.
 
     Args:
         groups: list of Group with one number of shots.
-        x: {method: value} of the quantity.
+        x: {method: Cell} of the quantity.
         xlabel: words for its axis.
         path: Path of the picture.
+        front: whether to mark the Pareto front; of the quantity, more is better then.
     """
     figure, axes = new_axes(groups, height_for_labels(groups))
     look, cells = styles(groups), summary(groups, groups[0].shots)
-    points = {method: (x[method], cell.mean) for method, cell in cells.items() if method in x}
+    points = {method: (x[method].mean, cell.mean) for method, cell in cells.items() if method in x}
     for method, point in points.items():
-        axes.errorbar(*point, cells[method].deviation, **look[method], capsize=3, markersize=7)
+        deviations = cells[method].deviation, x[method].deviation
+        axes.errorbar(*point, *deviations, **look[method], capsize=3, markersize=7)
+    if front:
+        line = zip(*(points[method] for method in pareto_front(points)), strict=True)
+        axes.plot(*line, ":o", color="grey", markersize=14, markerfacecolor="none", zorder=0)
+        xlabel += "\n(in circles: the Pareto front)"
     values = [value for value, _ in points.values()]
     if max(values) > 10 * min(values):
         axes.set_xscale("log")
@@ -186,12 +205,12 @@ def draw_scatter(groups, x, xlabel, path):
 
 
 def mean_seconds(groups):
-    """Return {method: mean seconds of a run, over the data sets}."""
+    """Return {method: Cell of the mean seconds of a run, over the data sets}."""
     seconds = {}
     for method in unique(group.method for group in groups):
         values = [group.seconds for group in groups if group.method == method and group.runs]
         if values:
-            seconds[method] = statistics.fmean(values)
+            seconds[method] = Cell(statistics.fmean(values))
     return seconds
 
 
@@ -207,9 +226,9 @@ def draw_all(groups, out):
     if len({group.shots for group in groups}) > 1:
         draw_shots(groups, out / "shots.png")
         names.append("shots.png")
-    aurocs = {method: cell.mean for method, cell in summary(at_largest, largest, "ood_auroc").items()}
+    aurocs = summary(at_largest, largest, "ood_auroc")
     if aurocs:
-        draw_scatter(at_largest, aurocs, "AUROC of OOD detection in %", out / "ood.png")
+        draw_scatter(at_largest, aurocs, "AUROC of OOD detection in %", out / "ood.png", front=True)
         names.append("ood.png")
     print(f"Plots: {', '.join(names) or 'none, because no method has all its runs'}")
     return names

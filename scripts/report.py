@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from dassl.utils import Parser, UserError, command, replacing, user_input
 from scripts.groups import read_groups, read_runs, title
-from scripts.methods import read_methods
+from scripts.methods import PROTOCOLS, read_methods
 
 TEMPLATE = Path(__file__).with_name("report.html")
 
@@ -38,7 +38,8 @@ def find_groups(folder):
         comparisons[place.parents[2], run["backbone"]].append(place)
     if not comparisons:
         raise UserError(f"no finished run (seed*/results.json) below {folder}: run scripts/compare.sh first")
-    order = {method: i for i, method in enumerate(read_methods().values())}
+    methods = read_methods().values()
+    order = {method.by(protocol): i for protocol in PROTOCOLS for i, method in enumerate(methods)}
     return [
         sorted(read_groups(places), key=lambda group: order.get(group.method, len(order)))
         for places in comparisons.values()

@@ -33,6 +33,7 @@ from dassl.utils import UserError, command, user_input
 from scripts.methods import (
     CONFIGS,
     Method,
+    apart,
     check_name,
     names,
     read_methods,
@@ -116,7 +117,7 @@ class Run(Command):
     @property
     def group(self):
         """The folder of the runs that differ in the seed only."""
-        name = f"{self.backbone}_{shots_word(self.shots)}shots"
+        name = f"{self.backbone}_{shots_word(self.shots)}shots{apart(self.method.protocol)}"
         return Path(self.output, self.dataset, self.method.trainer, name, self.method.variant)
 
     @property
@@ -129,9 +130,13 @@ class Run(Command):
         return self.arguments_for(self.folder, self.dataset, self.shots, flags)
 
     def method_file(self):
-        """Return a list of the method's config file: that of the data set, else of the backbone, else the default."""
+        """Return a list of the method's config file: that of the data set, else of the backbone, else the default.
+
+        The strict protocol has the same values on all data sets.
+        """
         folder = CONFIGS / "trainers" / self.method.trainer
-        paths = [folder / f"{name}.yaml" for name in (self.dataset, self.backbone, "default")]
+        of_dataset = [] if self.method.protocol == "strict" else [self.dataset]
+        paths = [folder / f"{name}.yaml" for name in (*of_dataset, self.backbone, "default")]
         return [path for path in paths if path.is_file()][:1]
 
     def arguments_for(self, folder, dataset, shots, flags=(), pairs=()):
@@ -152,7 +157,8 @@ class Run(Command):
             *flags,
             *self.options,
             *self.method.options,
-            *("DATASET.NUM_SHOTS", str(shots), "INPUT.FEATURE_CACHE", self.features),
+            *("PROTOCOL", self.method.protocol, "DATASET.NUM_SHOTS", str(shots)),
+            *("INPUT.FEATURE_CACHE", self.features),
             *("INPUT.FEATURE_STREAMS", str(self.streams)),
             *pairs,
         ]

@@ -13,7 +13,8 @@ import sys
 from tabulate import tabulate
 
 from dassl.utils import command, replacing
-from scripts.groups import Cell, average, caption, groups_parser, lead, read_groups
+from scripts.archive import add_archives, beside
+from scripts.groups import Cell, average, caption, check_splits, groups_parser, lead, read_groups
 from scripts.methods import unique
 from scripts.published import PUBLISHED_BACKBONE, PUBLISHED_DATASETS, published_row, read_published
 
@@ -151,9 +152,6 @@ def show(tables, lines, out):
         tables: list of (words above, headers, rows of a name and Cells, notes below).
         lines: lines of table.csv.
         out: Path of the folder.
-
-    Returns:
-        List of the tables in Markdown.
     """
     markdown, tex = [], []
     plain_or_bold = "\033[1m{}\033[0m".format if sys.stdout.isatty() else str
@@ -170,7 +168,6 @@ def show(tables, lines, out):
     with replacing(out / "table.csv", newline="") as file:
         csv.writer(file).writerows(lines)
     print(f"\nAlso in {out}: table.md, table.tex, table.csv")
-    return markdown
 
 
 def write(groups, out, with_published=False):
@@ -180,21 +177,27 @@ def write(groups, out, with_published=False):
         groups: list of Group.
         out: Path of the folder.
         with_published: whether to show published figures beside ours.
+
+    Raises:
+        UserError: The groups were made on different splits.
     """
+    check_splits(groups)
     published = read_published() if with_published else None
     tables = []
     for shots in unique(group.shots for group in groups):
         of_shots = [group for group in groups if group.shots == shots]
         headers, rows = without_empty_columns(*make_table(of_shots, published))
         tables.append((caption(of_shots), headers, rows, [sentence for sentence in [lead(of_shots)] if sentence]))
-    markdown = show(tables, csv_lines(groups), out)
-    if with_published and not any("published" in text for text in markdown):
+    show(tables, csv_lines(groups), out)
+    shown = [text for _, _, rows, _ in tables for line in texts(rows, str) for text in line]
+    if with_published and not any("published" in text for text in shown):
         print(f"\nNo published figure applies: they are for {PUBLISHED_BACKBONE} on {', '.join(PUBLISHED_DATASETS)}.")
 
 
 def parse_args(argv):
     parser = groups_parser(__doc__)
     parser.add_argument("--published", action="store_true", help="show published figures beside ours")
+    add_archives(parser)
     return parser.parse_args(argv)
 
 
@@ -202,7 +205,7 @@ def parse_args(argv):
 def main(argv=None):
     """Run the command and return its exit code."""
     args = parse_args(argv)
-    write(read_groups(args.groups), args.out, args.published)
+    write(beside(read_groups(args.groups), args.archive), args.out, args.published)
     return 0
 
 

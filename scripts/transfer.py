@@ -25,7 +25,7 @@ from dassl.finished import FinishedRun
 from dassl.utils import UserError, command
 from scripts import compare
 from scripts.execution import carry_out, configurations, jobs_and_threads
-from scripts.methods import choose_methods, shots_word
+from scripts.methods import apart, choose_methods, shots_word
 from scripts.run import make_runs
 from scripts.transfer_plans import PROTOCOLS, tests_of
 from scripts.transfer_tables import report
@@ -40,6 +40,7 @@ def parse(argv):
         UserError: An argument, or a setting of the environment, is wrong.
     """
     parser = compare.make_parser(__doc__)
+    compare.add_protocol(parser)
     parser.add_argument("--sources", metavar="DOMAINS", help="domains to train on, for domain_generalization")
     protocol = argv[0] if argv[:1] and argv[0] in PROTOCOLS else None
     args = compare.parse_flags(parser, argv[1:] if protocol else argv)
@@ -52,7 +53,7 @@ def parse(argv):
     arguments, options = args.what[:count], args.what[count:]
     if len(arguments) < count:
         raise UserError(f"give {words}; see --help")
-    methods = choose_methods(args.methods, args.method)
+    methods = choose_methods(args.methods, args.method, args.protocol)
 
     def make(dataset, shots):
         return make_runs(methods, [dataset], [shots], options)
@@ -60,7 +61,8 @@ def parse(argv):
     extra = {} if args.sources is None else {"sources": args.sources.split(",")}
     run = make(arguments[0].split(",")[0], arguments[-1])[0]
     name = "_".join([protocol, *(word.replace(",", "+") for word in (*arguments[:-1], *extra.get("sources", ())))])
-    return function(arguments, make, **extra), Path(run.output, f"{name}_{shots_word(run.shots)}shots")
+    name = f"{name}_{shots_word(run.shots)}shots{apart(args.protocol)}"
+    return function(arguments, make, **extra), Path(run.output, name)
 
 
 def undeclared(test):

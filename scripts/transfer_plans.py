@@ -187,8 +187,15 @@ def tests_of(plan, configs):
     """
     tests = {}
     for target in plan.targets:
-        runs = [run for run in plan.runs if target.same_classes or not run.method.class_specific]
         tests[target] = [
-            Evaluation(run, target.name, target.dataset, target.pairs, final_epoch(configs[run])) for run in runs
+            evaluation_of(run, target, final_epoch(configs[run]))
+            for run in plan.runs
+            if target.same_classes or run.method.any_classes
         ]
     return tests
+
+
+def evaluation_of(run, target, epoch=None):
+    """Return the Evaluation of a run's weights of an epoch on a Target."""
+    pairs = target.pairs if target.same_classes else (*target.pairs, *run.method.new_classes)
+    return Evaluation(run, target.name, target.dataset, pairs, epoch)

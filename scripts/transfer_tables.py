@@ -12,11 +12,11 @@ HM = "HM: harmonic mean of the two means; ± is over the seeds' harmonic means."
 CLASS_SPECIFIC = "No figure: the method learned prompts of each class, and these are other classes."
 
 
-def cell_of(groups):
+def cell_of(groups, metric="accuracy"):
     """Return the Cell of a method's Groups, one per data set; empty if one of them is None."""
     if None in groups:
         return Cell()
-    return groups[0].cell() if len(groups) == 1 else average(groups)
+    return groups[0].cell(metric) if len(groups) == 1 else average(groups, metric)
 
 
 def harmonic(base, new):
@@ -89,7 +89,7 @@ def notes_of(plan):
     """Return the lines below the tables of a plan."""
     notes = [HM] if plan.summary == "HM" else []
     other_classes = not all(target.same_classes for target in plan.targets)
-    return notes + [CLASS_SPECIFIC] * (other_classes and any(run.method.class_specific for run in plan.runs))
+    return notes + [CLASS_SPECIFIC] * (other_classes and not all(run.method.any_classes for run in plan.runs))
 
 
 def report(plans, tests, out):

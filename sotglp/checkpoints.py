@@ -36,6 +36,7 @@ def from_file(path: Path, **options: Any) -> CLIP:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     clip.known_tokens = None if ids is None else frozenset(ids.tolist())
+    clip.weights_file = path
     return clip
 
 

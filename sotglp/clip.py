@@ -10,6 +10,7 @@ of packed prompts, E prompts in a row, W width of a tower, D joint dimension.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ class CLIP(nn.Module):
     Attributes:
         pixel_mean, pixel_std: that pixels were normalised with in pretraining, for red, green and blue.
         known_tokens: BPE ids seen in pretraining; None if all.
+        weights_file: path of the file that the weights come from; None if they come from none.
         long_names: what a class name without room in the context does: "stop" or "truncate".
         memory_budget: bytes that the text tower may keep for the backward pass.
     """
@@ -79,6 +81,7 @@ class CLIP(nn.Module):
         self.logit_scale = nn.Parameter(torch.empty(()))
         self.pixel_mean, self.pixel_std = PIXEL_MEAN, PIXEL_STD
         self.known_tokens: frozenset[int] | None = None
+        self.weights_file: Path | None = None
         self.long_names = "stop"
         self.memory_budget: float = math.inf
         self.init_weights()

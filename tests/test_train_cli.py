@@ -69,6 +69,9 @@ def test_training_writes_its_files(arguments, tmp_path, capsys):
     assert set(metrics) == {"accuracy", "error_rate", "macro_f1", "per_class_accuracy"}
     assert list(metrics["per_class_accuracy"]) == list(COLOURS)
     assert results.pop("seconds") > 0 and results.pop("threads") == torch.get_num_threads()
+    peak, split = results.pop("peak_gib"), results.pop("split_hash")
+    assert 0.1 < peak["process"] < 100 and peak["gpu"] is None
+    assert {part: len(digits) for part, digits in split.items()} == {"train": 16, "test": 16}
     versions = results.pop("versions")
     assert {"python", "torch", "torchvision", "open_clip"} <= set(versions)
     assert results.pop("git").keys() == {"commit", "dirty"} and len(results.pop("config_hash")) == 16
@@ -78,6 +81,9 @@ def test_training_writes_its_files(arguments, tmp_path, capsys):
         "dataset": "Squares",
         "shots": 6,
         "seed": 1,
+        "protocol": "published",
+        "learned_parameters": 4 * (3 * 8 * 8 + 1),
+        "backbone_hash": None,
         "trainer": "Tiny",
         "backbone": "",
         "epochs": 2,

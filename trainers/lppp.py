@@ -114,6 +114,9 @@ class LPPP(AdapterTrainer):
         text = self.zero_shot_text(clip, names)
         return BlendedCLIP(clip, text, BlendedClassifier(*text.shape))
 
+    def learned_parameters(self):
+        return super().learned_parameters() + self.num_classes  # alpha, a buffer
+
     def build_schedule(self):
         """Return the constant step size, which is known when the images are encoded."""
         return LambdaLR(self.optim, lambda epoch: self.model.learned.step_size.item())

@@ -37,6 +37,11 @@ class NormsAndClassifier(nn.Module):
         self.register_parameter("classifier", nn.Parameter(torch.zeros(n_classes, width)) if n_classes else None)
         self.register_buffer("second", torch.tensor(False))
 
+    def _load_from_state_dict(self, state_dict, prefix, *arguments):
+        if self.classifier is None:  # other classes: the norms alone serve them
+            state_dict.pop(f"{prefix}classifier", None)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
 
 class TunedCLIP(PromptedCLIP):
     """Towers whose norms are learned, and text or a classifier.

@@ -56,6 +56,7 @@ POSITIVE: Rule = lambda value: value > 0, "a number above 0"  # noqa: E731
 FROM_0, FROM_1, SHARE, BELOW_1 = within(0), within(1), within(0, 1), within(0, below=1)
 RULES: dict[str, Rule] = {
     "SEED": (lambda value: value < 2**32, "a number below 2 ** 32, or -1 for a run that is not repeatable"),
+    "PROTOCOL": one_of("published", "strict"),
     "INPUT.SIZE": several(
         2, lambda value: isinstance(value, int) and value > 0, "numbers of pixels from 1, for height and width"
     ),
@@ -130,6 +131,9 @@ def check_values(cfg: CfgNode) -> None:
             fine = False
         if not fine:
             raise UserError(f"config key {key} must be {allowed}, got {values[key]!r}")
+    for key, value in {"TEST.FINAL_MODEL": "best_val", "TEST.SPLIT": "val"}.items():
+        if cfg.PROTOCOL == "strict" and values[key] == value:
+            raise UserError(f"{key} {value} needs validation images: PROTOCOL strict has none, so drop one of the two")
     if cfg.INPUT.CACHE_VIEWS and not cfg.INPUT.FEATURE_CACHE:
         raise UserError(f"INPUT.CACHE_VIEWS {cfg.INPUT.CACHE_VIEWS} needs a folder INPUT.FEATURE_CACHE")
     optim, train_x = cfg.OPTIM, cfg.DATALOADER.TRAIN_X

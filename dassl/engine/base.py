@@ -69,6 +69,15 @@ class TrainerBase(CheckpointMethods, ForkMethods, ScalarMethods):
                 raise KeyError(f'no model named "{name}" is registered; registered: {list(self._models)}')
         return names
 
+    def learned_parameters(self):
+        """Return how many numbers the method learns: those of the registered models that have gradients."""
+        parameters = {p for model in self._models.values() for p in model.parameters() if p.requires_grad}
+        return sum(p.numel() for p in parameters)
+
+    def backbone_file(self):
+        """Return the path of the file that the backbone's weights come from; None if the trainer does not know it."""
+        return None
+
     def set_model_mode(self, mode="train", names=None):
         """Switch models to the mode "train", or "test" or "eval", which are the same."""
         if mode not in ("train", "test", "eval"):

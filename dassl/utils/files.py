@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import fcntl
+import hashlib
 import json
 import os
 import os.path as osp
@@ -76,6 +77,15 @@ def write_csv(rows, fpath):
     """Write rows of values to a CSV file, as `replacing` does."""
     with replacing(fpath, newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
+
+
+def hash_file(fpath):
+    """Return 16 hexadecimal digits that identify the content of a file."""
+    digest = hashlib.sha256()
+    with open(fpath, "rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()[:16]
 
 
 def checkpoint_name(epoch):

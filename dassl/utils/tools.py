@@ -9,6 +9,7 @@ import os
 import os.path as osp
 import platform
 import random
+import resource
 import subprocess
 import warnings
 
@@ -127,6 +128,19 @@ def git_state(folder):
     except (OSError, subprocess.CalledProcessError):
         return None
     return {"commit": commit, "dirty": bool(changes.strip())}
+
+
+def peak_memory(device):
+    """Return the most memory that this process has had at once, in GiB: {"process": of all, "gpu": of torch's tensors}.
+
+    Args:
+        device: The torch device of the model; "gpu" is None on the CPU.
+    """
+    import torch
+
+    gpu = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
+    process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
+    return {"process": round(process, 3), "gpu": gpu and round(gpu, 3)}
 
 
 def collect_env_info():

@@ -9,6 +9,7 @@ import operator
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial, reduce
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -101,6 +102,9 @@ class CLIPTrainer(KeptFeatures):
             self.optim = build_optimizer(self.model.learned, cfg.OPTIM)
             self.sched = self.build_schedule()
             self.register_model("prompt_learner", self.model.learned, self.optim, self.sched)
+
+    def backbone_file(self) -> Path | None:
+        return self.model.clip.weights_file
 
     def build_schedule(self) -> LRScheduler:
         """Return the schedule of the learning rate."""

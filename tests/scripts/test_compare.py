@@ -22,12 +22,12 @@ FEW = ["--method", "zero-shot CLIP", "--method", "CoOp, shared context", "fashio
 
 
 def test_runs_of_all_methods_data_sets_shots_and_seeds(environment, tmp_path):
-    runs, out, published = compare.parse(["fashion_mnist,dtd", "1,16", "OPTIM.LR", "0.1"])
+    runs, out, args = compare.parse(["fashion_mnist,dtd", "1,16", "OPTIM.LR", "0.1"])
     methods = [method for method in read_methods().values() if method.core]
     trained = sum(method.trained for method in methods)
     assert len(runs) == len({run.folder for run in runs}) == 2 * 2 * (2 * trained + len(methods) - trained)
     assert all(run.seed == 1 for run in runs if not run.method.trained)
-    assert out == tmp_path / "compare_fashion_mnist+dtd_1-16shots" and not published
+    assert out == tmp_path / "compare_fashion_mnist+dtd_1-16shots" and not args.published
 
 
 def test_all_methods_and_the_core_ones(environment):
@@ -48,7 +48,7 @@ def test_the_command_of_a_run(environment, tmp_path):
         "--trainer CoOp --root data --output-dir OUTPUT/imagenet/CoOp/vit_b16_4shots/class-specific-contexts/seed2 "
         "--seed 2 --dataset-config-file configs/datasets/imagenet.yaml --config-file configs/backbones/vit_b16.yaml "
         "--config-file configs/trainers/CoOp/imagenet.yaml "
-        "--backbone ViT-B/32 OPTIM.LR 0.1 TRAINER.COOP.CSC True DATASET.NUM_SHOTS 4 "
+        "--backbone ViT-B/32 OPTIM.LR 0.1 TRAINER.COOP.CSC True PROTOCOL published DATASET.NUM_SHOTS 4 "
         "INPUT.FEATURE_CACHE OUTPUT/features INPUT.FEATURE_STREAMS ()"
     )
 
@@ -71,7 +71,7 @@ def test_another_list_of_methods(environment, tmp_path):
     (tmp_path / "mine.yaml").write_text("K = 5: {trainer: SOTGLP, variant: k5, options: [TRAINER.SOTGLP.TOPK 5]}")
     runs, out, _ = compare.parse(["--methods", str(tmp_path / "mine.yaml"), "emoji", "2"])
     assert {run.method.name for run in runs} == {"K = 5"} and out == tmp_path / "emoji" / "mine_small_2shots"
-    assert " TRAINER.SOTGLP.TOPK 5 DATASET" in " ".join(runs[0].arguments)
+    assert " TRAINER.SOTGLP.TOPK 5 PROTOCOL" in " ".join(runs[0].arguments)
 
 
 @pytest.mark.parametrize(
@@ -91,6 +91,9 @@ def test_another_list_of_methods(environment, tmp_path):
         (["fashion_mnist", "16"], {"JOBS": "0"}, "JOBS must be whole numbers from 1, not 0"),
         (["fashion_mnist", "16", "OPTIM.EPOCHS", "3"], {}, "OPTIM.EPOCHS"),
         (["none.yaml"], {}, "cannot read none.yaml"),
+        (["--protocol", "loose", "emoji", "1"], {}, "invalid choice: 'loose'"),
+        (["--protocol", "strict", "emoji", "1", "TEST.SPLIT", "val"], {}, "TEST.SPLIT val needs validation images"),
+        (["--protocol", "strict", "emoji", "1", "TEST.FINAL_MODEL", "best_val"], {}, "TEST.FINAL_MODEL best_val needs"),
     ],
 )
 def test_mistakes_are_one_line_before_anything_runs(

@@ -10,6 +10,7 @@ from statistics import stdev
 import pytest
 import torch
 from processes import finish, wait_for
+from torch import nn
 
 import train
 from dassl.engine import build_trainer
@@ -18,6 +19,7 @@ from scripts.groups import Group
 from scripts.methods import read_methods
 from scripts.run import make_runs
 from scripts.transfer_tables import harmonic, make_table
+from trainers.twosfs import NormsAndClassifier
 
 QUICK = ["OPTIM.MAX_EPOCH", "1", "TEST.SPLIT", "val"]
 SHARED = ["--method", "zero-shot CLIP", "--method", "CoOp, shared context"]
@@ -190,3 +192,14 @@ def test_domains_do_not_depend_on_other_runs(environment, tmp_path):
     (other / "results.json").write_text("{}")
     (other / "config.yaml").write_text("TEST: {SPLIT: val}")
     planned("domain_generalization", *SHARED, "emoji", "4")
+
+
+def test_2sfs_meets_new_classes_without_its_classifier(environment):
+    _, tests, _ = planned("base_to_new", "--method", "2SFS", "--method", "GDA", "emoji", "4")
+    assert {test.method.name for test in tests["new"]} == {"2SFS"}
+    new = tests["new"][0]
+    assert config(new.run).TRAINER.TWOSFS.CLASSIFIER and not config(new).TRAINER.TWOSFS.CLASSIFIER
+    learned, other = (NormsAndClassifier([nn.LayerNorm(4)], n_classes, 4) for n_classes in (3, 0))
+    nn.init.constant_(learned.norms[0].weight, 2.0)
+    other.load_state_dict(learned.state_dict())
+    assert torch.equal(other.norms[0].weight, torch.full((4,), 2.0))

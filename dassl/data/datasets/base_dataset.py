@@ -1,5 +1,6 @@
 """Images by path, and the base class of the readers of data sets."""
 
+import hashlib
 import os
 import os.path as osp
 import random
@@ -48,6 +49,16 @@ def check_images(items):
             raise FileNotFoundError(f"no image at {item.impath}")
 
 
+def hash_images(items, root):
+    """Return 16 hexadecimal digits that identify a list of Datum: their paths below a folder, and their labels.
+
+    Neither the folder nor the order counts, so the same images have the same digits on all machines.
+    """
+    root = osp.abspath(osp.expanduser(root))
+    lines = sorted(f"{osp.relpath(osp.abspath(item.impath), root)}\t{item.label}" for item in items)
+    return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()[:16]
+
+
 class DatasetBase:
     """A data set: lists of Datum for training, validation and test.
 
@@ -80,6 +91,10 @@ class DatasetBase:
         names, in_order = self.get_lab2cname(train_x)
         classes = {"_num_classes": self.get_num_classes(train_x), "_lab2cname": names, "_classnames": in_order}
         vars(self).update(splits | classes)
+
+    def leave_out_validation(self):
+        """Forget the validation images. They have been drawn, so the training images are those of the same seed."""
+        vars(self)["_val"] = None
 
     @staticmethod
     def get_num_classes(data_source):

@@ -4,12 +4,15 @@ DATASET_REGISTRY = Registry("DATASET")
 
 
 def build_dataset(cfg):
-    """Return the data set named cfg.DATASET.NAME.
+    """Return the data set named cfg.DATASET.NAME; by PROTOCOL strict it has no validation images.
 
     Raises:
         UserError: The name is unknown.
     """
-    return DATASET_REGISTRY.build(cfg.DATASET.NAME, "data set (DATASET.NAME)", cfg)
+    dataset = DATASET_REGISTRY.build(cfg.DATASET.NAME, "data set (DATASET.NAME)", cfg)
+    if cfg.PROTOCOL == "strict":
+        dataset.leave_out_validation()
+    return dataset
 
 
 def reads_exif(name):
