@@ -4,7 +4,8 @@ python -m scripts.embedded.pretrain --out data/embedded/small.safetensors
 
 It reads what make_data.py wrote to data/embedded, and runs on a GPU if there is one. Every --save-every steps the
 state goes to OUT.checkpoint. The same command continues an interrupted run from there, to another number of steps if
---steps is changed. A step's randomness depends on the seed and the step only. Two seeds at once take 77 minutes on 2 cores.
+--steps is changed. A step's randomness depends on the seed and the step only. Two seeds at once take 77 minutes on 2
+cores.
 
 A step draws canvases with one object, of which it keeps 26 of the 64 patches until the last 15 % of the steps, and
 canvases with up to four. The class token is matched to captions of what the canvas shows, the mean V-V patch of each
