@@ -7,7 +7,10 @@ A larger score means more out-of-distribution. In-distribution is the positive c
 at or below the threshold that keeps 95 % of the in-distribution images.
 
 MCM is from arXiv 2211.13445, L-MCM and GL-MCM are from arXiv 2304.04521. For a method that reads no patches, these two
-use the values of the last block, as in their paper. A cell is empty if the method does not have the score.
+use the values of the last block, as in their paper. NegLabel (arXiv 2403.20078) compares an image with far words of
+WordNet, too, which the frozen text tower reads. Two variants are ours: L-NegLabel is that of the best patch, and
+P-NegLabel reads the words in the method's own prompts, if classes share them. A cell is empty if the method does not
+have the score.
 
 Exit code: 0 done, 2 a mistake of the user, 130 interrupted, 1 something failed.
 """
@@ -15,13 +18,12 @@ Exit code: 0 done, 2 a mistake of the user, 130 interrupted, 1 something failed.
 import sys
 from pathlib import Path
 
-from tabulate import tabulate
-
 from dassl.config import read_config
 from dassl.finished import FinishedRun
 from dassl.utils import Parser, UserError, command, user_input, write_json
 from datasets.ood import OOD_SETS
 from scripts.ood_sets import DEFAULT_SETS, EMBEDDED_OOD, METRICS, SCORES, read_sets
+from scripts.table import fold
 
 
 def table(results):
@@ -32,7 +34,7 @@ def table(results):
             [name, results["images"].get(name), *(by.get(score, {}).get(metric) for score in SCORES)]
             for name, by in [*results["sets"].items(), ("average", results["average"])]
         ]
-        texts.append(tabulate(rows, [metric, "images", *SCORES], floatfmt=".2f", maxcolwidths=[30]))
+        texts += fold([metric, "images", *SCORES], rows, floatfmt=".2f", maxcolwidths=[30])
     return "\n\n".join(texts)
 
 

@@ -29,8 +29,8 @@ def score_images(trainer, batches, temperature, name):
     """
     scores = defaultdict(list)
     for batch in tqdm(batches, desc=name, leave=False, disable=None):
-        match = trainer.match(trainer.parse_batch_test(batch)[0])
-        for score, values in trainer.ood_scores(match, temperature).items():
+        features = trainer.features(trainer.parse_batch_test(batch)[0])
+        for score, values in trainer.ood_scores(trainer.match(features), temperature, features).items():
             scores[score].append(values.cpu())
     if not scores:
         raise UserError(f"no image of {name} can be read")

@@ -6,7 +6,7 @@ from dassl.config import get_cfg_default
 from dassl.utils import UserError
 from datasets.ood import OOD_SETS, read_ood
 
-SCORES = ("MCM", "L-MCM", "GL-MCM", "MaxLogit", "Energy")
+SCORES = ("MCM", "L-MCM", "GL-MCM", "MaxLogit", "Energy", "NegLabel", "L-NegLabel", "P-NegLabel")
 METRICS = ("AUROC", "FPR95")
 EMBEDDED_OOD = ("Emoji", "Scenes")  # data sets with OOD pictures of their own; each kind of them is a set
 DEFAULT_SETS = {"Emoji": ["Emoji"], "FashionMNIST": ["Emoji"], "Scenes": ["Scenes"], "ImageNet": list(OOD_SETS)}
