@@ -1,13 +1,14 @@
 """Out-of-distribution scores of a match: the larger, the more out-of-distribution.
 
-Letters: B images, P patches, C classes, H groups of m negatives, D joint dimension.
+Letters: B images, P patches, C classes, K patches of a support, N prompts of a class, l local logit, H groups of m
+negatives, D joint dimension.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
-from sotglp.matching import Matched
+from sotglp.matching import Match, Matched
 from sotglp.negatives import neg_label_of
 from sotglp.towers import ImageFeatures
 
@@ -110,6 +111,43 @@ def l_neg_label(
     return neg_label_of(patches, match.s.float(), negatives, 1 / logit_scale).amin(dim=-1)
 
 
+def of_best_class(match: Match, values: torch.Tensor) -> torch.Tensor:
+    """Return the values (B, ...) of the class with the largest local logit, of values (B, C, ...).
+
+    Raises:
+        ValueError: the match has no plan.
+    """
+    if match.plan is None or match.l is None:
+        raise ValueError("this score needs a transport plan, which the match does not have")
+    best = match.l.argmax(dim=1)
+    return values[torch.arange(len(best), device=best.device), best]
+
+
+def plan_logit(match: Match) -> torch.Tensor:
+    """Return the negative of the best class's transported local logit l: (B,). It is a definition of ours."""
+    return -of_best_class(match, match.l).float()
+
+
+def plan_entropy(match: Match) -> torch.Tensor:
+    """Return the entropy of the best class's plan, in nats: (B,). It is a definition of ours.
+
+    A plan that shares out all patches evenly has found no structure: its entropy is the largest.
+    """
+    return torch.special.entr(of_best_class(match, match.plan).float()).sum(dim=(-2, -1))
+
+
+def off_support(match: Match, logit_scale: torch.Tensor | float) -> torch.Tensor:
+    """Return the mass outside the best class's support: (B,). It is a definition of ours.
+
+    The mass is the softmax of the scaled cosines s of all P patches with the class: an image of it has few like it.
+    """
+    if match.s is None or match.support is None:
+        raise ValueError("this score needs a support, which the match does not have")
+    mass = of_best_class(match, logit_scale * match.s.float().transpose(1, 2)).softmax(dim=1)  # (B, P)
+    support = of_best_class(match, match.support).flatten(1)  # of each prompt, if each has its own
+    return mass.scatter(1, support, 0).sum(dim=1)
+
+
 def ood_scores(
     match: Matched,
     logit_scale: torch.Tensor | float,
@@ -117,7 +155,7 @@ def ood_scores(
     joint: Callable[[], ImageFeatures] | None = None,
     negatives: Mapping[str, Law] | None = None,
 ) -> Scores:
-    """Return the scores that a match allows: of the image if it has g, of the patches if it has s.
+    """Return the scores that a match allows: of the image if it has g, of the patches if it has s, of a plan.
 
     Args:
         match: of a batch of images.
@@ -145,4 +183,9 @@ def ood_scores(
             laws.update({name: of_images(text) for name, text in negatives.items()})
         if match.s is not None:
             laws["L-NegLabel"] = lambda: l_neg_label(match, joint()[1], negatives["NegLabel"](), logit_scale)
+    if isinstance(match, Match) and match.plan is not None:
+        laws["PlanLogit"] = lambda: plan_logit(match)
+        laws["PlanEntropy"] = lambda: plan_entropy(match)
+        if match.s is not None and match.support is not None:
+            laws["OffSupport"] = lambda: off_support(match, logit_scale)
     return Scores(laws)

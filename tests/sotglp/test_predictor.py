@@ -117,7 +117,9 @@ def test_thresholds_are_kept_with_the_run(trained_runs, paths, tmp_path):
     run = trained_runs["calibrated"][0]
     calibrated = sotglp.load(run)
     record = json.loads((run / "ood_threshold.json").read_text())
-    assert record["images"] == 20 and set(record["thresholds"]) == {"MCM", "MaxLogit", "Energy", "L-MCM", "GL-MCM"}
+    of_plans = {"PlanLogit", "PlanEntropy", "OffSupport"}
+    expected = {"MCM", "MaxLogit", "Energy", "L-MCM", "GL-MCM", *of_plans}
+    assert record["images"] == 20 and set(record["thresholds"]) == expected
     ood = calibrated.predict(paths)
     assert ood.is_ood.equal(ood.ood > record["thresholds"]["GL-MCM"])
     energy = calibrated.predict(paths, score="Energy")
