@@ -109,7 +109,7 @@ def folded(headers, rows, bold=str):
 
 
 def fold(headers, lines, shown=None, **options):
-    """Return the texts of tables that fit WIDTH: columns without room go into a further table.
+    """Return the texts of tables that fit WIDTH: columns without room go into a further table, unless all are empty.
 
     Args:
         headers: the first is that of the names.
@@ -130,7 +130,8 @@ def fold(headers, lines, shown=None, **options):
             parts.append([column])
         else:
             parts[-1] = wider
-    return [text(columns, shown or lines) for columns in parts]
+    filled = [columns for columns in parts if any(line[i] not in ("", None) for line in lines for i in columns)]
+    return [text(columns, shown or lines) for columns in filled or parts[:1]]
 
 
 def latex(headers, rows, words):

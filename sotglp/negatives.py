@@ -14,6 +14,7 @@ import gzip
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from sotglp.backbones import load_clip
 from sotglp.clip import CLIP
@@ -198,6 +199,9 @@ def negatives_of(backbone: str, names: tuple[str, ...], device: torch.device, fo
     except (OSError, SafetensorError):  # not there yet, or damaged
         words, text = find_negatives(clip, names)
     partial = path.with_suffix(f".{os.getpid()}.partial")
-    save_file({"text": text.cpu()}, partial, {"words": json.dumps(words)})
-    partial.replace(path)
+    try:
+        partial.write_bytes(save({"text": text.cpu()}, {"words": json.dumps(words)}))
+        partial.replace(path)
+    except OSError as error:
+        print(f"NegLabel's words are not kept in {folder}: {error}", file=sys.stderr)
     return Negatives(words, text)

@@ -111,13 +111,13 @@ def l_neg_label(
     return neg_label_of(patches, match.s.float(), negatives, 1 / logit_scale).amin(dim=-1)
 
 
-def of_best_class(match: Match, values: torch.Tensor) -> torch.Tensor:
+def of_best_class(match: Match, values: torch.Tensor | None) -> torch.Tensor:
     """Return the values (B, ...) of the class with the largest local logit, of values (B, C, ...).
 
     Raises:
         ValueError: the match has no plan.
     """
-    if match.plan is None or match.l is None:
+    if values is None or match.plan is None or match.l is None:
         raise ValueError("this score needs a transport plan, which the match does not have")
     best = match.l.argmax(dim=1)
     return values[torch.arange(len(best), device=best.device), best]

@@ -52,9 +52,7 @@ def test_near_sets_and_the_full_spectrum_have_tables_of_their_own(tmp_path, caps
     detection = ood_detection.Detection(run, sets, shifted)
     assert detection.arguments[3:] == ["--sets", "Textures", "NINCO", "--shifted", "ImageNetR"]
     assert detection.finished and ood_detection.Detection(run).finished
-    assert (
-        not ood_detection.Detection(run, sets).finished and not ood_detection.Detection(run, (), shifted).finished
-    )
+    assert not ood_detection.Detection(run, sets).finished and not ood_detection.Detection(run, (), shifted).finished
     ood_detection.report([detection], tmp_path)
     printed = capsys.readouterr().out
     for spectrum in ("", "full spectrum, "):
