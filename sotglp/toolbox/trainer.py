@@ -25,20 +25,18 @@ from sotglp.backbones import load_clip
 from sotglp.clip import CLIP
 from sotglp.matching import Matched
 from sotglp.memory import memory_budget
-from sotglp.negatives import Negatives, negatives_of
 from sotglp.precision import MixedPrecision
 from sotglp.prompted import PromptedCLIP
 from sotglp.prompts import Prompts, check_names, draw_prompts, encode_names, start_contexts
-from sotglp.scores import Scores, image_cosines, ood_scores
+from sotglp.scores import image_cosines
 from sotglp.templates import template_of
 from sotglp.toolbox.kept import KeptFeatures
+from sotglp.toolbox.ood import ScoredImages
 from sotglp.toolbox.upstream import ignore
 from sotglp.towers import ImageFeatures
 
-WORDS_AT_A_TIME = 1024  # that are read in the learned prompts; bounds the memory
 
-
-class CLIPTrainer(KeptFeatures):
+class CLIPTrainer(ScoredImages, KeptFeatures):
     """A frozen CLIP with something learned beside it.
 
     A method sets NODE, DEFAULTS and RANGES, and writes ``make_model``. By default it predicts from the images' cosines
@@ -98,7 +96,6 @@ class CLIPTrainer(KeptFeatures):
         check_names(names)
         self.model = self.make_model(clip, names).to(self.device)
         self.text: Any = None
-        self._prompted: Any = object(), None  # the text that prompted negatives belong to, and these
         self.predicted: dict[str, list[int]] = defaultdict(list)
         self.kept: dict[Any, Any] = {}
         if list(self.model.learned.parameters()):
@@ -270,42 +267,6 @@ class CLIPTrainer(KeptFeatures):
         for name, scores in self.branches(match).items():
             self.predicted[name] += scores.argmax(dim=1).tolist()
         return self.scores(match)
-
-    def ood_scores(self, match: Matched, tau: float = 1.0, features: ImageFeatures | None = None) -> Scores:
-        """Return the out-of-distribution scores (B,) of a match by name, each computed when it is read.
-
-        Args:
-            match: of a batch of images.
-            tau: softmax temperature of the cosines in MCM, L-MCM and GL-MCM.
-            features: of the images, for NegLabel.
-        """
-        if features is None:
-            return ood_scores(match, self.model.logit_scale, tau)
-        class_token, tokens = features
-        full = class_token.float(), None if tokens is None else tokens.float()
-        negatives = {"NegLabel": lambda: self.negatives.text}
-        if self.model.shared_prompts is not None:
-            negatives["P-NegLabel"] = lambda: self.prompted_negatives
-        return ood_scores(match, self.model.logit_scale, tau, lambda: self.model.joint(full), negatives)
-
-    @property
-    def negatives(self) -> Negatives:
-        """Words that name none of the classes, with their text features of the frozen text tower."""
-        names = tuple(name.replace("_", " ") for name in self.dm.dataset.classnames)
-        folder = self.cfg.INPUT.get("FEATURE_CACHE", "")  # other toolboxes have no such key
-        return negatives_of(self.cfg.MODEL.BACKBONE.NAME, names, self.device, folder)
-
-    @property
-    @torch.no_grad()
-    def prompted_negatives(self) -> torch.Tensor:
-        """Text features (H, m, D) of the same words in the learned prompts, which classes share."""
-        if self._prompted[0] is not self.text:
-            (words, frozen), prompts, clip = self.negatives, self.model.shared_prompts, self.model.clip
-            assert prompts is not None  # without them the score is not offered
-            parts = [words[i : i + WORDS_AT_A_TIME] for i in range(0, len(words), WORDS_AT_A_TIME)]
-            features = torch.cat([prompts.for_names(clip, part)(clip).mean(dim=1) for part in parts])
-            self._prompted = self.text, features.view(frozen.shape)
-        return self._prompted[1]
 
     @torch.no_grad()
     def test(self, split: str | None = None, **unknown: Any) -> float:
