@@ -26,7 +26,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=packages,
-    package_data={"sotglp": ["weights/*"]},
+    package_data={"sotglp": ["weights/*", "words/*"]},
     entry_points={"dassl.plugins": ["trainers = trainers", "datasets = datasets.readers"]},
     install_requires=[
         "torch>=2.6",

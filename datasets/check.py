@@ -17,7 +17,7 @@ from tqdm import tqdm
 from dassl.config import get_cfg_default
 from dassl.utils import Parser, UserError, check_availability, command, read_image
 from datasets.copies import copies_in_words, portrait
-from datasets.ood import OOD_SETS, SOURCE, read_ood
+from datasets.ood import OOD_SETS, read_ood, source_of
 from datasets.prepare import DOWNLOADS, is_prepared_here, next_steps, registry
 
 
@@ -81,7 +81,7 @@ def check(name, root):
 def first_step(name, root, folder):
     """Return the next step for a data set whose folder is missing."""
     if name in OOD_SETS:
-        return f"put its images into {folder}: {SOURCE}"
+        return f"put its images into {folder}: {source_of(name)}"
     if not is_prepared_here(name):
         return "its reader lists its files; data sets of this repository are unpacked on first use"
     how = "downloads its images" if name in DOWNLOADS else "prints where to get it"

@@ -23,6 +23,7 @@ def parse_args(argv):
     parser = Parser(__doc__)
     parser.add_argument("run", type=Path, help="output folder of a finished run")
     parser.add_argument("--out", type=Path, help="folder for the files; by default export/ in the run's folder")
+    parser.add_argument("--score", help="OOD score of the model, as in scripts.predict")
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
     return parser.parse_args(argv)
 
@@ -38,7 +39,7 @@ def main(argv=None):
         raise UserError(f'the export needs {error.name}, which is missing: pip install -e ".[export]"') from error
     out = args.out or args.run / "export"
     with user_input():
-        difference = export(args.run, out)
+        difference = export(args.run, out, args.score)
     if not args.quiet:
         for path in sorted(out.iterdir()):
             print(f"{path.stat().st_size / 2**20:8.2f} MiB  {path}")

@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from dassl.metrics import auroc, fpr_at_95, threshold_at_95
 from dassl.utils import UserError
+from datasets.ood import NEAR
 from scripts.ood_sets import METRICS, SCORES
 
 LAWS = dict(zip(METRICS, (auroc, fpr_at_95), strict=True))
@@ -29,8 +30,8 @@ def score_images(trainer, batches, temperature, name):
     """
     scores = defaultdict(list)
     for batch in tqdm(batches, desc=name, leave=False, disable=None):
-        match = trainer.match(trainer.parse_batch_test(batch)[0])
-        for score, values in trainer.ood_scores(match, temperature).items():
+        features = trainer.features(trainer.parse_batch_test(batch)[0])
+        for score, values in trainer.ood_scores(trainer.match(features), temperature, features).items():
             scores[score].append(values.cpu())
     if not scores:
         raise UserError(f"no image of {name} can be read")
@@ -45,14 +46,43 @@ def histogram(inside, outside):
     return {"low": low, "high": high, **counts, "threshold": float(threshold_at_95(inside))}
 
 
+def separated(inside, outsides):
+    """Return how well scores separate in-distribution images from each OOD set, on average over far and near sets.
+
+    Args:
+        inside: {score: array} of the in-distribution images.
+        outsides: {set: {score: array}}.
+
+    Returns:
+        {"sets": {set: {score: {metric: value}}}, "average": {score: {metric: value}}}; the average is over the far
+        sets, and if there are near ones (datasets.ood), theirs is "near". Without far sets both are the same.
+    """
+    sets = {
+        name: {score: {metric: law(inside[score], outside[score]) for metric, law in LAWS.items()} for score in inside}
+        for name, outside in outsides.items()
+    }
+    near = [name for name in sets if name in NEAR]
+    far = [name for name in sets if name not in NEAR]
+
+    def average(names):
+        return {
+            score: {metric: sum(sets[name][score][metric] for name in names) / len(names) for metric in METRICS}
+            for score in inside
+        }
+
+    return {"sets": sets, "average": average(far or near), **({"near": average(near)} if near else {})}
+
+
 @torch.no_grad()
-def evaluate(trainer, sets, temperature=1.0):
+def evaluate(trainer, sets, temperature=1.0, shifted=()):
     """Return the content of ood.json.
 
     Args:
         trainer: a CLIPTrainer in evaluation mode; its model reads patches afterwards.
         sets: {name: list of Datum} of the OOD sets.
         temperature: softmax temperature of MCM, L-MCM and GL-MCM.
+        shifted: list of Datum of other pictures of the run's classes. The full spectrum of in-distribution images holds
+            them, too (Yang et al., arXiv 2204.05306).
 
     Raises:
         UserError: An image cannot be read.
@@ -61,25 +91,26 @@ def evaluate(trainer, sets, temperature=1.0):
     model.local = model.local or "value"
     trainer.text = model.encode_text()  # once for all images
     split = trainer.split_to_evaluate()
+
+    def scores_of(items, name):
+        return score_images(trainer, trainer.encoded(trainer.loader_of(items)), temperature, name)
+
     inside = score_images(trainer, trainer.batches_to_evaluate(split), temperature, "in-distribution")
-    images, results, outsides = {"in-distribution": len(next(iter(inside.values())))}, {}, []
-    for name, items in sets.items():
-        outside = score_images(trainer, trainer.encoded(trainer.loader_of(items)), temperature, name)
-        outsides.append(outside)
-        images[name] = len(next(iter(outside.values())))
-        results[name] = {
-            score: {metric: law(inside[score], outside[score]) for metric, law in LAWS.items()} for score in inside
-        }
-    average = {
-        score: {metric: sum(result[score][metric] for result in results.values()) / len(results) for metric in METRICS}
-        for score in inside
-    }
+    outsides = {name: scores_of(items, name) for name, items in sets.items()}
+    images = {"in-distribution": inside, **outsides}
+    results = separated(inside, outsides)
+    if shifted:
+        images["covariate-shifted"] = other = scores_of(shifted, "covariate-shifted")
+        full = {score: np.concatenate([inside[score], other[score]]) for score in inside}
+        results["full spectrum"] = separated(full, outsides)
     return {
         "temperature": temperature,
-        "sets": results,
-        "average": average,
-        "histograms": {s: histogram(inside[s], np.concatenate([out[s] for out in outsides])) for s in inside},
-        "images": images,
+        **results,
+        "histograms": {
+            score: histogram(inside[score], np.concatenate([outside[score] for outside in outsides.values()]))
+            for score in inside
+        },
+        "images": {name: len(next(iter(scores.values()))) for name, scores in images.items()},
         "split": split,
         "patches": model.local if "L-MCM" in inside else None,
         "dataset": cfg.DATASET.NAME,

@@ -112,10 +112,7 @@ def row_of(method, score, few_shot, ood, base, new):
     }
     return {
         "accuracy": cell_of(own) if own else Cell(),
-        **{
-            metric: cell_of(detection, (ood_detection.AVERAGE, score, metric)) if detection else Cell()
-            for metric in METRICS
-        },
+        **{metric: cell_of(detection, ("average", score, metric)) if detection else Cell() for metric in METRICS},
         "HM": harmonic(on_base, on_new) if on_new else Cell(),
         **{name: Cell(statistics.fmean(numbers)) if numbers else Cell() for name, numbers in plain.items()},
     }

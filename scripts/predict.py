@@ -8,7 +8,8 @@ branch if the method has two. It also prints an out-of-distribution (OOD) score:
 the training images.
 
 --calibrate sets the threshold of that score, so that 95 % of the run's validation images are at or below it. Images
-above it count as out-of-distribution. Only --calibrate needs the run's data set.
+above it count as out-of-distribution. Only --calibrate needs the run's data set. It sets the thresholds of all scores
+but those with negatives (NegLabel), which take long at first: their own is set if --score names one.
 
 Exit code: 0 done, 1 an image is unreadable (it is reported, and the others are classified), 2 a mistake of the user,
 130 interrupted.
@@ -25,6 +26,7 @@ from tqdm import tqdm
 from dassl.config import read_config
 from dassl.utils import Parser, UserError, check_availability, command, user_input
 from datasets.files import LeftOut, check_name, link_free_walk
+from scripts.ood_sets import SCORES
 from scripts.predictions import BRANCHES, CSVLines, JSONList, Table
 
 
@@ -36,7 +38,7 @@ def parse_args(argv):
     parser.add_argument("--classes", metavar='"A,B"', help="other classes than the run's, if the method allows them")
     parser.add_argument(
         "--score",
-        help="MCM, L-MCM, GL-MCM, MaxLogit or Energy; by default GL-MCM if the method reads patches, else MCM",
+        help=f"{', '.join(SCORES)}; by default GL-MCM if the method reads patches, else MCM",
     )
     parser.add_argument("--calibrate", action="store_true", help="set the OOD thresholds and save them in the run")
     parser.add_argument("--root", help="folder of the data sets for --calibrate; by default the run's")
@@ -209,7 +211,7 @@ def main(argv=None):
             check_availability(args.score, predictor.scores, "OOD score of this method")
         notes = [*said, *(str(note.message) for note in notes)]
         if args.calibrate:
-            predictor.calibrate(args.root)
+            predictor.calibrate(args.root, args.score)
     score = args.score or predictor.score
     if args.calibrate:
         notes.append(

@@ -105,21 +105,34 @@ def texts(rows, bold):
 
 
 def folded(headers, rows, bold=str):
-    """Return the texts of tables that fit WIDTH: columns without room go into a further table."""
+    """Return the texts of tables that fit WIDTH, of rows of a name and Cells; `bold` marks the best numbers."""
+    return fold(headers, texts(rows, str), texts(rows, bold), disable_numparse=True)
 
-    def text(columns, bold):
-        lines = [[line[i] for i in (0, *columns)] for line in texts(rows, bold)]
-        filled = [line for line in lines if any(line[1:])]
-        return tabulate(filled, [headers[i] for i in (0, *columns)], disable_numparse=True)
+
+def fold(headers, lines, shown=None, **options):
+    """Return the texts of tables that fit WIDTH: columns without room go into a further table, unless all are empty.
+
+    Args:
+        headers: the first is that of the names.
+        lines: list of lists of cells; "" or None in an empty one.
+        shown: the same lines, with letters for the terminal that take no room; `lines` if None.
+        **options: of tabulate.
+    """
+
+    def text(columns, lines):
+        chosen = [[line[i] for i in (0, *columns)] for line in lines]
+        filled = [line for line in chosen if any(cell not in ("", None) for cell in line[1:])]
+        return tabulate(filled, [headers[i] for i in (0, *columns)], **options)
 
     parts = [[]]
     for column in range(1, len(headers)):
         wider = [*parts[-1], column]
-        if parts[-1] and max(map(len, text(wider, str).splitlines())) > WIDTH:
+        if parts[-1] and max(map(len, text(wider, lines).splitlines())) > WIDTH:
             parts.append([column])
         else:
             parts[-1] = wider
-    return [text(columns, bold) for columns in parts]
+    filled = [columns for columns in parts if any(line[i] not in ("", None) for line in lines for i in columns)]
+    return [text(columns, shown or lines) for columns in filled or parts[:1]]
 
 
 def latex(headers, rows, words):

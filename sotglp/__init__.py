@@ -13,7 +13,18 @@ from sotglp.matching import Match
 from sotglp.negatives import choose_negatives, neg_label
 from sotglp.prompted import PromptedCLIP
 from sotglp.prompts import Prompts, context_from_text, draw_prompts, kept_prompts
-from sotglp.scores import energy, gl_mcm, l_mcm, max_logit, mcm, ood_scores
+from sotglp.scores import (
+    energy,
+    gl_mcm,
+    l_mcm,
+    l_neg_label,
+    max_logit,
+    mcm,
+    off_support,
+    ood_scores,
+    plan_entropy,
+    plan_logit,
+)
 from sotglp.transport import transport_plan
 
 if TYPE_CHECKING:
@@ -32,12 +43,16 @@ __all__ = [
     "gl_mcm",
     "kept_prompts",
     "l_mcm",
+    "l_neg_label",
     "load",
     "load_clip",
     "max_logit",
     "mcm",
     "neg_label",
+    "off_support",
     "ood_scores",
+    "plan_entropy",
+    "plan_logit",
     "transport_plan",
 ]
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from sotglp.clip import CLIP
 from sotglp.matching import Matched, mean_similarities, similarities
+from sotglp.prompts import Prompts
 from sotglp.towers import ImageFeatures
 
 
@@ -74,6 +75,25 @@ class PromptedCLIP(nn.Module):
         class_token, tokens = features
         g = similarities(self.to_joint(class_token), text)
         return Similarities(g, self.patch_cosines(tokens, text))
+
+    def joint(self, features: ImageFeatures) -> ImageFeatures:
+        """Return features as ``match`` compares them: normalised, of images (B, D) and of patches (B, P, D) if read."""
+        class_token, tokens = features
+        return self.to_joint(class_token), None if tokens is None else self.to_joint(tokens, self.projection)
+
+    @property
+    def projection(self) -> nn.Linear | None:
+        """The learned layer on patch tokens, if a method has one."""
+        return None
+
+    @property
+    def shared_prompts(self) -> Prompts | None:
+        """The prompts of images, if classes share their context and nothing else makes the text."""
+        learned = self.learned
+        prompts = (
+            learned["global_prompts"] if isinstance(learned, nn.ModuleDict) and "global_prompts" in learned else learned
+        )
+        return prompts if isinstance(prompts, Prompts) and prompts.context.dim() == 3 else None
 
     def patch_cosines(self, tokens: torch.Tensor | None, text: torch.Tensor) -> torch.Tensor | None:
         """Return the cosines (B, P, C) of patch tokens (B, P, W), if they are read, averaged over the M prompts."""

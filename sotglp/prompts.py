@@ -204,6 +204,7 @@ class Prompts(nn.Module):
         position: str = "end",
     ) -> None:
         super().__init__()
+        self.form = template, replaced, position
         length = context.shape[-2]
         placed_before = {"end": length, "middle": length // 2, "front": 0}
         if position not in placed_before:
@@ -232,6 +233,10 @@ class Prompts(nn.Module):
         slots = nn.utils.rnn.pad_sequence(slot_rows, batch_first=True, padding_value=-1)
         self.last_slot = int((slots >= 0).nonzero()[:, 1].max()) if length else 0
         self.register_buffer("slots", slots.to(ids.device), persistent=False)
+
+    def for_names(self, clip: CLIP, names: Sequence[str]) -> "Prompts":
+        """Return prompts of other names with this context, which classes must share."""
+        return Prompts(clip, names, self.context, *self.form)
 
     def embed(self, context: torch.Tensor, classes: torch.Tensor, places: torch.Tensor, first: int = 0) -> torch.Tensor:
         """Return the embeddings (M, ..., W) that ``CLIP.encode_prompts`` asks for, of a context with any M."""
@@ -264,12 +269,15 @@ class Prompts(nn.Module):
         return clip.encode_prompts(partial(self.embed, context), self.eot, context.shape[-3], shared, deep)
 
 
+def knows(clip: CLIP, word: str) -> bool:
+    """Return whether a CLIP saw all pieces of a word in pretraining; only one with a compact vocabulary may not."""
+    return clip.known_tokens is None or clip.known_tokens.issuperset(tokenizer().encode(word))
+
+
 def warn_of_unseen_words(clip: CLIP, names: Sequence[str]) -> None:
     """Warn of words in class names that a CLIP with a compact vocabulary did not see in pretraining."""
-    if clip.known_tokens is None:
-        return
     words = {word: None for name in names for word in name.split()}  # in order, each once
-    unseen = [word for word in words if not clip.known_tokens.issuperset(tokenizer().encode(word))]
+    unseen = [word for word in words if not knows(clip, word)]
     if unseen:
         warnings.warn(f"this CLIP never saw these words of the class names: {', '.join(unseen)}", stacklevel=1)
 

@@ -116,6 +116,17 @@ def gpu(monkeypatch):
     return torch.device("cuda")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def few_words():
+    """NegLabel's candidates are every 50th word; the pages in docs/ take all."""
+    from sotglp import negatives
+
+    read = negatives.read_words
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(negatives, "read_words", lambda kind: read(kind)[::50])
+        yield
+
+
 @pytest.fixture(scope="session")
 def squares_root(tmp_path_factory):
     """A folder of data sets with the coloured squares."""

@@ -18,7 +18,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # A fenced block, with the comment that leaves it out if there is one right before it.
 BLOCK = re.compile(r"^(<!-- not run: \S.*? -->\n+)?```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")
-SETTINGS = ("DATA", "OUTPUT", "SEEDS", "BACKBONE", "VARIANT", "JOBS", "PYTHON")  # the tester's, unlike the reader's
+# The tester's, unlike the reader's.
+SETTINGS = ("DATA", "OUTPUT", "SEEDS", "BACKBONE", "VARIANT", "JOBS", "PYTHON", "SETS", "SHIFTED")
 
 of_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 

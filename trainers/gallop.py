@@ -50,10 +50,14 @@ class GlobalLocalCLIP(PromptedCLIP):
         """Return a Match with l (B, C, N): the mean cosine of each local prompt with its best patches."""
         (class_token, tokens), (t_global, t_local) = features, text
         g = similarities(self.to_joint(class_token), t_global)
-        s = similarities(self.to_joint(tokens, self.learned["projection"]), t_local)
+        s = similarities(self.to_joint(tokens, self.projection), t_local)
         best = s.topk(max(self.scales), dim=1).values  # (B, K, C, N), sorted
         l = torch.stack([best[:, :k, :, n].mean(dim=1) for n, k in enumerate(self.scales)], dim=-1)  # noqa: E741
         return Match(g, s.mean(dim=-1), None, None, l)
+
+    @property
+    def projection(self):
+        return self.learned["projection"]
 
 
 @TRAINER_REGISTRY.register()

@@ -57,5 +57,5 @@ class LoCoOp(CLIPTrainer):
         entropy = mean_entropy(logits, nuisances(logits, targets, self.topk))
         return {**super().losses(match, targets, text), "ood": -self.node.LAMBDA * entropy}
 
-    def ood_scores(self, match, tau=1.0):
-        return super().ood_scores(match, tau * OPENAI_SCALE / self.model.logit_scale)
+    def ood_scores(self, match, tau=1.0, features=None):
+        return super().ood_scores(match, tau * OPENAI_SCALE / self.model.logit_scale, features)

@@ -1,7 +1,8 @@
-"""WordNet's nouns: what a word means, its synonyms, and which of our categories it falls under."""
+"""WordNet: what a noun means, its synonyms, and which of our categories it falls under; the words of a kind."""
 
 import csv
 import functools
+import re
 from pathlib import Path
 
 SENSES = 2  # of a word; rarer ones are seldom what an icon shows
@@ -27,10 +28,11 @@ class WordNet:
             self.index[fields[0]] = fields[-int(fields[2]) :]
         for line in read(folder / "data.noun"):
             fields = line.partition("|")[0].split()
-            words = 4 + 2 * int(fields[3], 16)  # one past the words; a count of pointers, four fields each, follows
-            pointers = zip(*[iter(fields[words + 1 : words + 1 + 4 * int(fields[words])])] * 4, strict=True)
+            lemmas = lemmas_of(fields)
+            rest = fields[4 + 2 * len(lemmas) :]  # a count of pointers, four fields each
+            pointers = zip(*[iter(rest[1 : 1 + 4 * int(rest[0])])] * 4, strict=True)
             above = [synset for symbol, synset, *_ in pointers if symbol in ("@", "@i")]
-            self.synsets[fields[0]] = ([word.lower() for word in fields[4:words:2]], above)
+            self.synsets[fields[0]] = ([lemma.lower() for lemma in lemmas], above)
         self.categories = {}
         with open(Path(__file__).with_name("categories.csv"), newline="") as file:
             for row in csv.DictReader(file):
@@ -74,6 +76,21 @@ class WordNet:
     def synonyms(self, synset):
         """Return the lemmas of a synset as words, lower-case."""
         return [lemma.replace("_", " ") for lemma in self.synsets[synset][0]]
+
+
+def lemmas_of(fields):
+    """Return the lemmas of a line of data.noun or data.adj, as they are spelled."""
+    return fields[4 : 4 + 2 * int(fields[3], 16) : 2]
+
+
+def common_words(path):
+    """Return the words of data.noun or data.adj that are spelled in small letters, sorted: no names, no numbers.
+
+    A word may be several, such as "ice cream".
+    """
+    lemmas = {lemma for line in read(path) for lemma in lemmas_of(line.split())}
+    words = {re.sub(r"\((a|p|ip)\)$", "", lemma).replace("_", " ") for lemma in lemmas}  # where an adjective may stand
+    return sorted(word for word in words if re.fullmatch(r"[a-z][a-z' -]+", word))
 
 
 def read(path):

@@ -65,30 +65,35 @@ class ImagePath(nn.Module):
         self.text = trainer.model.encode_text()
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        match = self.model.match(self.model.features(images), self.text)
-        return *self.trainer.probabilities(match).values(), self.trainer.ood_scores(match)[self.score]
+        features = self.model.features(images)
+        match = self.model.match(features, self.text)
+        return *self.trainer.probabilities(match).values(), self.trainer.ood_scores(match, features=features)[
+            self.score
+        ]
 
 
 @torch.no_grad()
-def export(run: str | Path, out: str | Path) -> float:
+def export(run: str | Path, out: str | Path, score: str | None = None) -> float:
     """Write MODEL, HEAD and classify.py, which uses the model and images.py, into a folder.
 
     Args:
         run: the run's folder.
         out: the folder to write.
+        score: name of the OOD score; the predictor's default if None. NegLabel's words become constants.
 
     Returns:
         The largest difference of the model's outputs from the predictor's, on images of noise.
 
     Raises:
-        OSError, UserError: as in ``load``, or the run cannot be exported.
+        OSError, UserError: as in ``load``, the run cannot be exported, or the method has no such score.
     """
     predictor, out = load(run), Path(out)
     trainer = predictor.trainer
     model, cfg = trainer.model, trainer.cfg
     check_exportable(trainer)
     noise = torch.randn(3, 3, *[model.clip.visual.image_size] * 2, generator=torch.Generator().manual_seed(0))
-    expected = predictor.predict_batch(noise)
+    score = score or predictor.score
+    expected = predictor.predict_batch(noise, score)
     if model.transport_plan is not None and model.transport_plan.func is transport_plan:
         model.transport_plan = partial(exported_plan, **model.transport_plan.keywords)
     outputs = [*(name for name in ("combined", "global_", "local") if getattr(expected, name) is not None), "ood"]
@@ -100,15 +105,15 @@ def export(run: str | Path, out: str | Path) -> float:
         "interpolation": cfg.INPUT.INTERPOLATION,
         "pixel_mean": list(cfg.INPUT.PIXEL_MEAN) if normalized else [0.0] * 3,
         "pixel_std": list(cfg.INPUT.PIXEL_STD) if normalized else [1.0] * 3,
-        "ood_score": predictor.score,
-        "ood_threshold": predictor.thresholds.get(predictor.score),
+        "ood_score": score,
+        "ood_threshold": predictor.thresholds.get(score),
         "trainer": cfg.TRAINER.NAME,
         "backbone": cfg.MODEL.BACKBONE.NAME,
         "settings": dict(trainer.node),
     }
     metadata = {key: json.dumps(value) for key, value in facts.items()}
     out.mkdir(parents=True, exist_ok=True)
-    path = ImagePath(trainer, predictor.score).eval()
+    path = ImagePath(trainer, score).eval()
     program = to_onnx(path, (noise.to(trainer.device),), [name.rstrip("_") for name in outputs], ["images"])
     program.model.metadata_props.update(metadata)
     program.save(str(out / MODEL), external_data=False)

@@ -30,7 +30,9 @@ from dassl.utils import (
 from dassl.utils.images import to_rgb
 from sotglp.features import seeded
 from sotglp.matching import Matched
+from sotglp.scores import Scores
 from sotglp.toolbox.trainer import CLIPTrainer
+from sotglp.towers import ImageFeatures
 
 THRESHOLDS = "ood_threshold.json"  # in the run's folder
 PREFERRED = ("GL-MCM", "MCM", "L-MCM")  # OOD scores; the first that a method has is its default
@@ -77,7 +79,7 @@ class Predictor:
         with torch.no_grad(), trainer.precision.autocast():
             self.text = trainer.text = trainer.model.encode_text()  # once for all images
         size = trainer.model.clip.visual.image_size
-        scores = self.scores_of(self.match(torch.zeros(1, 3, size, size)))
+        scores = self.scores_of(torch.zeros(1, 3, size, size))
         self.scores = list(scores)
         self.score = next(name for name in PREFERRED if name in scores)
         self.thresholds = self.read_thresholds()
@@ -107,9 +109,9 @@ class Predictor:
     @torch.no_grad()
     def predict_batch(self, pixels: torch.Tensor, score: str | None = None, support: bool = False) -> Predictions:
         """Predict preprocessed images (n, 3, S, S); arguments as in ``predict``."""
-        match = self.match(pixels)
+        features, match = self.features_and_match(pixels)
         probabilities = {name: values.cpu() for name, values in self.trainer.probabilities(match).items()}
-        scores = self.scores_of(match)
+        scores = self.trainer.ood_scores(match, features=features)
         score = score or self.score
         check_availability(score, scores, "OOD score of this method")
         ood, threshold = scores[score].cpu(), self.thresholds.get(score)
@@ -126,14 +128,20 @@ class Predictor:
             plan,
         )
 
+    def features_and_match(self, pixels: torch.Tensor) -> tuple[ImageFeatures, Matched]:
+        """Return the features of preprocessed images (n, 3, S, S), and how they match the classes."""
+        with torch.no_grad(), self.trainer.precision.autocast():
+            features = self.trainer.features(pixels.to(self.trainer.device))
+            return features, self.trainer.match(features)
+
     def match(self, pixels: torch.Tensor) -> Matched:
         """Match preprocessed images (n, 3, S, S) with the classes."""
-        with torch.no_grad(), self.trainer.precision.autocast():
-            return self.trainer.match(pixels.to(self.trainer.device))
+        return self.features_and_match(pixels)[1]
 
-    def scores_of(self, match: Matched) -> dict[str, torch.Tensor]:
-        """Return {name: (n,)} of the OOD scores that the method has."""
-        return self.trainer.ood_scores(match)
+    def scores_of(self, pixels: torch.Tensor) -> Scores:
+        """Return the OOD scores (n,) that the method has of preprocessed images (n, 3, S, S), by name."""
+        features, match = self.features_and_match(pixels)
+        return self.trainer.ood_scores(match, features=features)
 
     def batches(self, images: OneImage | Iterable[Any]) -> Iterator[torch.Tensor]:
         """Yield preprocessed images (n, 3, S, S) of what ``predict`` takes."""
@@ -178,11 +186,13 @@ class Predictor:
         self.remarks.update(remarks)
         return rgb
 
-    def calibrate(self, root: str | None = None) -> "Predictor":
+    @torch.no_grad()
+    def calibrate(self, root: str | None = None, score: str | None = None) -> "Predictor":
         """Set the OOD thresholds by the run's validation images, and keep them in the run's folder.
 
         Args:
             root: folder of the data sets; the run's if None.
+            score: one more whose threshold is set: those with negatives, which first read all words, are left out.
 
         Returns:
             Itself.
@@ -201,10 +211,14 @@ class Predictor:
             images = build_dataset(cfg).val  # as the run drew them
         if not images:
             raise UserError(f"{self.run} has no validation images, which set the OOD threshold")
-        scores = [self.scores_of(self.match(batch)) for batch in self.batches([item.impath for item in images])]
-        self.thresholds = {
-            name: float(threshold_at_95(torch.cat([of_batch[name].cpu() for of_batch in scores]))) for name in scores[0]
-        }
+        names = [name for name in self.scores if name == score or not name.endswith("NegLabel")]
+        values: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+        for batch in self.batches([item.impath for item in images]):
+            scores = self.scores_of(batch)
+            for name, of_batches in values.items():
+                of_batches.append(scores[name].cpu())
+        found = {name: float(threshold_at_95(torch.cat(of_batches))) for name, of_batches in values.items()}
+        self.thresholds = self.thresholds | found
         record = {"thresholds": self.thresholds, "images": len(images), "epoch": self.epoch}
         write_json(record, str(self.run / THRESHOLDS))
         return self

@@ -29,14 +29,15 @@ from sotglp.memory import memory_budget
 from sotglp.precision import MixedPrecision
 from sotglp.prompted import PromptedCLIP
 from sotglp.prompts import Prompts, check_names, draw_prompts, encode_names, start_contexts
-from sotglp.scores import image_cosines, ood_scores
+from sotglp.scores import image_cosines
 from sotglp.templates import template_of
 from sotglp.toolbox.kept import KeptFeatures
+from sotglp.toolbox.ood import ScoredImages
 from sotglp.toolbox.upstream import ignore
 from sotglp.towers import ImageFeatures
 
 
-class CLIPTrainer(KeptFeatures):
+class CLIPTrainer(ScoredImages, KeptFeatures):
     """A frozen CLIP with something learned beside it.
 
     A method sets NODE, DEFAULTS and RANGES, and writes ``make_model``. By default it predicts from the images' cosines
@@ -270,10 +271,6 @@ class CLIPTrainer(KeptFeatures):
         for name, scores in self.branches(match).items():
             self.predicted[name] += scores.argmax(dim=1).tolist()
         return self.scores(match)
-
-    def ood_scores(self, match: Matched, tau: float = 1.0) -> dict[str, torch.Tensor]:
-        """Return the out-of-distribution scores {name: (B,)} of a match, as ``sotglp.ood_scores``."""
-        return ood_scores(match, self.model.logit_scale, tau)
 
     @torch.no_grad()
     def test(self, split: str | None = None, **unknown: Any) -> float:

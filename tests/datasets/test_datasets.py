@@ -21,7 +21,8 @@ from miniatures import (
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import UserError
 from datasets.imagenet import VARIANTS
-from datasets.ood import OOD_SETS, read_ood
+from datasets.ood import OOD_SETS, SHIFTED, read_ood
+from scripts.ood_sets import read_shifted
 
 
 def test_aircraft(tmp_path):
@@ -91,15 +92,41 @@ def test_ood_sets(name, tmp_path):
     items = read_ood(name, tmp_path)
     assert content(items, folder) == [[path, -1, name] for path in ("a/2.JPEG", "a/b/1.jpg", "b.jpg")]
     assert content(read_ood(str(folder)), folder) == [
-        [path, -1, "images"] for path in ("a/2.JPEG", "a/b/1.jpg", "b.jpg")
+        [path, -1, folder.name] for path in ("a/2.JPEG", "a/b/1.jpg", "b.jpg")
     ]
 
 
 def test_an_ood_folder_without_images_is_refused(tmp_path):
     with pytest.raises(UserError, match="holds no images"):
         read_ood(str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="give iNaturalist, SUN, Places, Textures .* or the path of a folder"):
+    known = "give iNaturalist, SUN, Places, Textures, OpenImage-O, SSB-hard, NINCO .* or the path of a folder"
+    with pytest.raises(FileNotFoundError, match=known):
         read_ood("Sun", tmp_path)
+
+
+def test_a_list_of_ood_images(tmp_path):
+    for path in ("data/a/1.jpg", "data/b 2.jpg", "elsewhere/3.jpg"):
+        save(tmp_path / path)
+    lines = ["b 2.jpg -1", "", "a/1.jpg 17", f"{tmp_path}/elsewhere/3.jpg", "b 2.jpg"]
+    (tmp_path / "near.txt").write_text("\n".join(lines))
+    items = read_ood(str(tmp_path / "near.txt"), tmp_path / "data")
+    paths = ["data/b 2.jpg", "data/a/1.jpg", "elsewhere/3.jpg", "data/b 2.jpg"]
+    assert content(items, tmp_path) == [[path, -1, "near"] for path in paths]
+    for text, error, message in (
+        ("\n", UserError, "lists no images"),
+        ("a/1.jpg 17\na/2.jpg 17", FileNotFoundError, "lists .*/data/a/2.jpg, but there is no such image"),
+    ):
+        (tmp_path / "bad.txt").write_text(text)
+        with pytest.raises(error, match=message):
+            read_ood(str(tmp_path / "bad.txt"), tmp_path / "data")
+
+
+@pytest.mark.parametrize("name", SHIFTED)
+def test_shifted_images_are_those_of_imagenets_variants(name, tmp_path):
+    write_variant(tmp_path, name)
+    expected = content(read(name, tmp_path).test, tmp_path)
+    assert content(read_shifted([name], str(tmp_path)), tmp_path) == expected != []
+    assert list(SHIFTED) == list(VARIANTS)
 
 
 def test_config_files_have_the_ecosystems_names():

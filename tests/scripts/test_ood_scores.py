@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from dassl.engine import build_trainer
 from dassl.finished import FinishedRun
 from dassl.metrics import auroc, fpr_at_95
 from scripts import ood, ood_evaluation
-from sotglp import Match, energy, max_logit, ood_scores
+from sotglp import Match, energy, max_logit, negatives, ood_scores
 from sotglp.prompted import Similarities
 
 COMMON = [
@@ -23,6 +24,7 @@ COMMON = [
 ]
 QUICK = ["DATASET.NUM_SHOTS", "1", "OPTIM.MAX_EPOCH", "1", "DATALOADER.TRAIN_X.BATCH_SIZE", "10", "TEST.SPLIT", "val"]
 OF_IMAGE, OF_PATCHES = {"MCM", "MaxLogit", "Energy"}, {"L-MCM", "GL-MCM"}
+AGAINST, OF_PLANS = {"NegLabel", "P-NegLabel", "L-NegLabel"}, {"PlanLogit", "PlanEntropy", "OffSupport"}
 
 
 def count_pairs(inside, outside):
@@ -92,6 +94,27 @@ def test_only_the_scores_of_the_branches_there_are():
     assert names == {"g": OF_IMAGE, "s": {"L-MCM"}, "gs": OF_IMAGE | OF_PATCHES}
 
 
+@pytest.mark.parametrize("own", [False, True])  # a support of each prompt
+def test_scores_of_plans_by_hand(own):
+    generator = torch.Generator().manual_seed(0)
+    s, l = torch.rand(3, 6, 2, generator=generator), torch.tensor([[0.1, 0.2], [0.4, 0.3], [0.5, 0.6]])  # noqa: E741
+    plan = torch.rand(3, 2, 4, 2, generator=generator)
+    plan[0, 1, 2] = 0  # where a plan has nothing, its entropy has nothing
+    support = torch.rand(3, 2, 6, 2, generator=generator).argsort(dim=2)[:, :, :4]
+    found = ood_scores(Match(None, s, support if own else support[..., 0], plan, l), 10)
+    assert set(found) == {"L-MCM", *OF_PLANS}
+    for i, best in enumerate((1, 0, 1)):
+        assert found["PlanLogit"][i] == -l[i, best]
+        entropy = -sum(float(share) * math.log(share) for share in plan[i, best].flatten() if share > 0)
+        assert found["PlanEntropy"][i].item() == pytest.approx(entropy, rel=1e-5)
+        kept = set(support[i, best].flatten().tolist() if own else support[i, best, :, 0].tolist())
+        mass = [math.exp(10 * float(s[i, patch, best])) for patch in range(6)]
+        outside = sum(mass[patch] for patch in range(6) if patch not in kept) / sum(mass)
+        assert found["OffSupport"][i].item() == pytest.approx(outside, rel=1e-5)
+    whole = Match(None, s, None, plan, l)  # PLOT's plan is of all patches
+    assert set(ood_scores(whole, 10)) == {"L-MCM", "PlanLogit", "PlanEntropy"}
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     return tmp_path_factory.mktemp("data")
@@ -157,9 +180,66 @@ def test_a_folder_is_a_set_and_the_best_weights_are_scored(runs, noise):
     assert ood.main([str(run), "--sets", str(noise), "--temperature", "0.01"]) == 0
     results = json.loads((run / "ood.json").read_text())
     assert results["images"] == {"in-distribution": 10, "noise": 6} and results["temperature"] == 0.01
-    assert results["patches"] == "value" and set(results["sets"]["noise"]) == OF_IMAGE | OF_PATCHES
+    assert results["patches"] == "value" and set(results["sets"]["noise"]) == OF_IMAGE | OF_PATCHES | AGAINST
     trainer = FinishedRun(run).trainer()
     check_max_logit(trainer, results["sets"]["noise"], noise.rglob("*.png"))
+
+
+@pytest.mark.parametrize("name", ["CoOp", "SOTGLP"])
+@torch.no_grad()
+def test_words_are_read_in_the_prompts_of_images(runs, name):
+    """As if they were the method's classes."""
+    trainer = FinishedRun(runs / name).trainer()
+    trainer.text = trainer.model.encode_text()
+    words, frozen = trainer.negatives
+    model = trainer.make_model(trainer.model.clip, words)
+    learned = {key: value for key, value in trainer.model.learned.state_dict().items() if "local" not in key}
+    model.learned.load_state_dict(learned, strict=False)
+    text = model.encode_text()
+    text = (text if name == "CoOp" else text[0]).mean(dim=1)
+    torch.testing.assert_close(trainer.prompted_negatives.flatten(0, 1), text, atol=1e-5, rtol=0)
+    assert trainer.prompted_negatives is trainer.prompted_negatives
+    next(trainer.model.learned.parameters()).normal_()
+    trainer.text = trainer.model.encode_text()
+    assert not torch.allclose(trainer.prompted_negatives.flatten(0, 1), text, atol=1e-3)
+    trainer.model.clip.text_projection.mul_(-1)  # as a method that tunes its tower
+    negatives.negatives_of.cache_clear()
+    torch.testing.assert_close(trainer.negatives.text, frozen)
+
+
+def test_near_sets_and_the_full_spectrum_stand_apart(monkeypatch):
+    values = {
+        "in-distribution": [0.0, 1.0, 2.0],
+        "covariate-shifted": [3.0],
+        **{"Textures": [1.0, 4.0], "mine": [5.0], "SSB-hard": [0.5], "NINCO": [2.5, 2.5]},
+    }
+    monkeypatch.setattr(ood_evaluation, "score_images", lambda *words: {"MCM": np.array(values[words[-1]])})
+    cfg = {"DATASET": SimpleNamespace(NAME="ImageNet", NUM_SHOTS=1), "TRAINER": SimpleNamespace(NAME="CoOp")}
+    cfg = SimpleNamespace(**cfg, MODEL=SimpleNamespace(BACKBONE=SimpleNamespace(NAME="small")), SEED=1)
+    model = SimpleNamespace(local=None, encode_text=lambda: None)
+    names = ("split_to_evaluate", "batches_to_evaluate", "encoded", "loader_of")
+    trainer = SimpleNamespace(cfg=cfg, model=model, **{name: lambda *words: None for name in names})
+    sets = dict.fromkeys(["Textures", "SSB-hard", "mine", "NINCO"])
+    results = ood_evaluation.evaluate(trainer, sets, shifted=["an image"])
+    inside, full = values["in-distribution"], values["in-distribution"] + values["covariate-shifted"]
+    for separated, within in ((results, inside), (results["full spectrum"], full)):
+        expected = {name: count_pairs(within, values[name]) for name in sets}
+        assert {name: separated["sets"][name]["MCM"]["AUROC"] for name in sets} == pytest.approx(expected)
+        for place, of in (("average", ("Textures", "mine")), ("near", ("SSB-hard", "NINCO"))):
+            mean = sum(expected[name] for name in of) / 2
+            assert separated[place]["MCM"]["AUROC"] == pytest.approx(mean)
+    assert results["images"] == {name: len(scores) for name, scores in values.items()}
+    tables = [table.splitlines() for table in ood.table(results).split("\n\n")]
+    rows = {lines[0].split("  ")[0]: [line.split()[0] for line in lines[2:]] for lines in tables}
+    far, near = ["Textures", "mine", "average"], ["SSB-hard", "NINCO", "average"]
+    assert rows == {
+        f"{metric}{kind}{spectrum}": names
+        for spectrum in ("", ", full spectrum")
+        for kind, names in (("", far), (", near", near))
+        for metric in ("AUROC", "FPR95")
+    }
+    only_near = ood_evaluation.separated({"MCM": np.array(inside)}, {"NINCO": {"MCM": np.array([2.5])}})
+    assert only_near["average"] == only_near["near"]
 
 
 def test_a_run_is_loaded_with_the_images_it_drew(runs):
@@ -174,10 +254,10 @@ def test_a_run_is_loaded_with_the_images_it_drew(runs):
 @pytest.mark.parametrize(
     "trainer, options, scores",
     [
-        ("KgCoOp", [], OF_IMAGE | OF_PATCHES),  # without its hand-written anchor
-        ("CoCoOp", [], OF_IMAGE),
-        ("SOTGLP", ["TRAINER.SOTGLP.N_LOCAL", "0"], OF_IMAGE),
-        ("SOTGLP", ["TRAINER.SOTGLP.N_GLOBAL", "0"], {"L-MCM"}),
+        ("KgCoOp", [], OF_IMAGE | OF_PATCHES | AGAINST),  # without its hand-written anchor
+        ("CoCoOp", [], OF_IMAGE | {"NegLabel"}),  # its prompts depend on the image
+        ("SOTGLP", ["TRAINER.SOTGLP.N_LOCAL", "0"], OF_IMAGE | {"NegLabel", "P-NegLabel"}),
+        ("SOTGLP", ["TRAINER.SOTGLP.N_GLOBAL", "0"], {"L-MCM", "L-NegLabel"} | OF_PLANS),
     ],
 )
 def test_a_method_has_the_scores_of_what_it_reads(root, tmp_path, trainer, options, scores):
@@ -193,8 +273,9 @@ def test_a_method_has_the_scores_of_what_it_reads(root, tmp_path, trainer, optio
     assert (results["patches"] is None) == ("L-MCM" not in scores)
     if trainer.cfg.TRAINER.NAME == "KgCoOp":
         check_max_logit(trainer, results["sets"]["others"], [item.impath for item in items])
-    averages = [line.split() for line in ood.table(results).splitlines() if line.startswith("average")]
-    assert [len(cells) for cells in averages] == [1 + len(scores)] * 2  # the others are empty
+    lines = ood.table(results).splitlines()
+    averages = [cell for line in lines if line.startswith("average") for cell in line.split()[1:]]
+    assert len(averages) == 2 * len(scores) and max(map(len, lines)) <= 100  # the others are empty
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,17 @@ def test_a_cache_is_exported_with_its_images(trained_runs, tmp_path):
     np.testing.assert_allclose(got["combined"], scores.softmax(dim=1)[::40].numpy(), atol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name, score", [("SOTGLP", "L-NegLabel"), ("CoOp", "P-NegLabel")])
+def test_words_are_constants_of_the_model(trained_runs, tmp_path, name, score):
+    folder, _, paths = trained_runs[name]
+    assert cli.main([str(folder), "--out", str(tmp_path), "--score", score, "--quiet"]) == 0
+    model = Model(tmp_path)
+    expected = sotglp.load(folder).predict(paths[::399], score).ood
+    np.testing.assert_allclose(model(paths[::399])["ood"], expected.numpy(), atol=1e-4)
+    assert model.facts["ood_score"] == score and model.facts["ood_threshold"] is None
+
+
 REFUSED = {
     "no run": ({}, "is no run"),
     "image tower": ({"frozen_images": False}, "changes the image tower"),

@@ -117,11 +117,16 @@ def test_thresholds_are_kept_with_the_run(trained_runs, paths, tmp_path):
     run = trained_runs["calibrated"][0]
     calibrated = sotglp.load(run)
     record = json.loads((run / "ood_threshold.json").read_text())
-    assert record["images"] == 20 and set(record["thresholds"]) == {"MCM", "MaxLogit", "Energy", "L-MCM", "GL-MCM"}
+    of_plans = {"PlanLogit", "PlanEntropy", "OffSupport"}
+    expected = {"MCM", "MaxLogit", "Energy", "L-MCM", "GL-MCM", *of_plans}
+    assert record["images"] == 20 and set(record["thresholds"]) == expected
     ood = calibrated.predict(paths)
     assert ood.is_ood.equal(ood.ood > record["thresholds"]["GL-MCM"])
     energy = calibrated.predict(paths, score="Energy")
     assert energy.is_ood.equal(energy.ood > record["thresholds"]["Energy"]) and not energy.ood.equal(ood.ood)
+    assert not any(name.endswith("NegLabel") for name in record["thresholds"]) and "L-NegLabel" in calibrated.scores
+    far = calibrated.predict(paths, score="NegLabel")
+    assert far.is_ood is None and ((-1 < far.ood) & (far.ood < 0)).all()
     with pytest.raises(OSError):
         calibrated.calibrate("/dev/null")
     gone_on = tmp_path / "run"
@@ -179,7 +184,7 @@ def test_inputs_that_are_no_images_are_refused(sot, image, message):
 
 def test_requests_a_method_cannot_serve_are_refused(trained_runs, paths):
     coop = sotglp.load(trained_runs["CoOp"][0])
-    with pytest.raises(UserError, match='"GL-MCM".*available: MCM, MaxLogit, Energy'):
+    with pytest.raises(UserError, match='"GL-MCM".*available: MCM, MaxLogit, Energy, NegLabel, P-NegLabel'):
         coop.predict(paths[0], score="GL-MCM")
     with pytest.raises(UserError, match="no support and no transport plan"):
         coop.predict(paths[0], support=True)

@@ -152,7 +152,7 @@ FAULTS = {  # {file: {fault: (function, a part of its code, what stands there in
     },
     "NegLabel": {
         "nearest words": (negatives.choose_negatives, ".argsort(", ".neg().argsort("),
-        "sign of the score": (negatives.neg_label, "return -(classes", "return (classes"),
+        "sign of the score": (negatives.outside, "return -(classes", "return (classes"),
         "no shuffling": (negatives.shuffled, "if seed is None", "if True"),
         "more than the share": (
             negatives.choose_negatives,
