@@ -12,7 +12,7 @@ from torchvision import transforms as T
 import sotglp
 from sotglp.backbones import OPENAI, SMALL
 from sotglp.checkpoints import read_state
-from sotglp.clip import PIXEL_MEAN, PIXEL_STD
+from sotglp.interface import PIXEL_MEAN, PIXEL_STD
 
 from .model import build_model
 from .simple_tokenizer import SimpleTokenizer

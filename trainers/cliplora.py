@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import init
 
 from dassl.engine import TRAINER_REGISTRY
-from sotglp import PromptedCLIP
+from sotglp import CLIP, PromptedCLIP
 from sotglp.prompts import tokenize
 from sotglp.templates import DEFAULT
 from sotglp.toolbox.adapter import scale_logits
@@ -88,6 +88,7 @@ class CLIPLoRA(CLIPTrainer):
     """Low-Rank Few-Shot Adaptation of Vision-Language Models, https://arxiv.org/abs/2405.18541"""
 
     NODE = "CLIPLORA"
+    BACKBONE = CLIP
     LR_MIN = 1e-6
     splits = False  # dropout draws random numbers inside the towers
     DEFAULTS = dict(

@@ -19,7 +19,7 @@ class ConditionalCLIP(PromptedCLIP):
     """Shared prompts whose context tokens are all shifted by the meta-net's output for an image."""
 
     def __init__(self, clip, prompts):
-        joint, width = clip.text_projection.shape[1], clip.token_embedding.weight.shape[1]
+        joint, width = clip.embed_dim, clip.token_embedding.weight.shape[1]
         layers = nn.Linear(joint, joint // 16), nn.ReLU(), nn.Linear(joint // 16, width)
         super().__init__(clip, nn.ModuleDict({"prompts": prompts, "meta_net": nn.Sequential(*layers)}))
 

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from dassl.engine import TRAINER_REGISTRY
+from sotglp import CLIP
 from sotglp.deep import DeepPromptedCLIP, DeepPrompts, check_depth, first_context, random_prompts
 from sotglp.matching import similarities
 from sotglp.prompts import encode_names
@@ -85,6 +86,7 @@ class PromptSRC(CLIPTrainer):
     """Self-regulating Prompts: Foundational Model Adaptation without Forgetting, https://arxiv.org/abs/2307.06948"""
 
     NODE = "PROMPTSRC"
+    BACKBONE = CLIP
     DEFAULTS = dict(
         N_CTX_TEXT=4,  # prompts of a block of the text tower
         N_CTX_VISION=4,  # of the image tower

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dassl.engine import TRAINER_REGISTRY
-from sotglp import PromptedCLIP
+from sotglp import CLIP, PromptedCLIP
 from sotglp.prompts import tokenize
 from sotglp.templates import DEFAULT
 from sotglp.toolbox.trainer import CLIPTrainer
@@ -78,6 +78,7 @@ class TwoSFS(CLIPTrainer):
     """Rethinking Few-Shot Adaptation of Vision-Language Models in Two Stages, https://arxiv.org/abs/2503.11609"""
 
     NODE = "TWOSFS"
+    BACKBONE = CLIP
     LR_MIN = 1e-6
     DEFAULTS = dict(
         SHARE=0.6,  # of the epochs, in the first stage
