@@ -31,11 +31,7 @@ class _Models(dict):
         raise KeyError(f"unknown CLIP {name}: use {', '.join(self)}, or a file of weights")
 
 
-_MODELS = _Models(
-    {name: get_pretrained_url(name, "openai") for name in ("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64")}
-    | {name: get_pretrained_url(other, "openai") for name, other in OPENAI.items()}
-    | {"small": str(SMALL)}
-)
+_MODELS = _Models({name: get_pretrained_url(other, "openai") for name, other in OPENAI.items()} | {"small": str(SMALL)})
 
 
 def available_models():
