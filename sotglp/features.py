@@ -88,6 +88,9 @@ class EncodedImages:
         pixels = dataset.transform, reduced, dataset.how, self.seed
         facts = LAYOUT, versions, self.dtype, visual.proj.device.type, visual, visual.settings, pixels
         digest = hashlib.sha256(repr(facts).encode())
+        device = visual.proj.device.type
+        if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16:
+            digest.update(b"bfloat16")  # otherwise the files' type tells the precision
         for weights in visual.state_dict().values():
             digest.update(weights.cpu().contiguous().numpy().data)
         for item in dataset.data_source:
@@ -124,7 +127,7 @@ class EncodedImages:
                     for name, values in features.items() if parallel.is_first() else ():
                         if name not in arrays:
                             arrays[name] = self.new_array(name, values.shape[1:])
-                        arrays[name][batch["index"].numpy()] = values.cpu().numpy()
+                        arrays[name][batch["index"].numpy()] = values.float().cpu().numpy()
             with parallel.failing_together():
                 for name, array in arrays.items():
                     array.flush()

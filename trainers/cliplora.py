@@ -96,7 +96,7 @@ class CLIPLoRA(CLIPTrainer):
         ALPHA=1.0,  # scale of the product, times the root of r
         DROPOUT=0.25,  # share of the channels left out before the product, in training
         LOGIT_SCALE=100.0,  # factor of the cosines; 0: CLIP's own
-        PREC="amp",  # fp32, amp or fp16
+        PREC="amp",  # fp32, amp, fp16 or bf16
     )
     RANGES = {"RANK": "[1, inf)", "ALPHA": "[0, inf)", "DROPOUT": "[0, 1)", "LOGIT_SCALE": "[0, inf)"}
 

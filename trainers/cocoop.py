@@ -50,7 +50,7 @@ class CoCoOp(CLIPTrainer):
     DEFAULTS = dict(
         N_CTX=4,  # context tokens, unless CTX_INIT gives the words
         CTX_INIT="a photo of a",  # words that the context starts from; random if empty
-        PREC="fp16",  # fp32, amp or fp16
+        PREC="fp16",  # fp32, amp, fp16 or bf16
     )
     RANGES = {"N_CTX": "[1, inf)"}
 

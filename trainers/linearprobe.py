@@ -35,7 +35,7 @@ class LinearProbe(CLIPTrainer):
     class_specific = True
     DEFAULTS = dict(
         DECAY=3.16,  # 1 / scikit-learn's C, used without validation images
-        PREC="fp32",  # fp32, amp or fp16
+        PREC="fp32",  # fp32, amp, fp16 or bf16
     )
     RANGES = {"DECAY": "(0, inf)"}
 

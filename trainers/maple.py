@@ -35,7 +35,7 @@ class MaPLe(CLIPTrainer):
         N_CTX=2,  # prompts of a block
         CTX_INIT="a photo of a",  # words whose first N_CTX the first text prompts start from; random if empty
         PROMPT_DEPTH=9,  # blocks with prompts, in both towers
-        PREC="fp16",  # fp32, amp or fp16
+        PREC="fp16",  # fp32, amp, fp16 or bf16
     )
     RANGES = {"N_CTX": "[1, inf)", "PROMPT_DEPTH": "[1, inf)"}
 

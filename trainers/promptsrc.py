@@ -97,7 +97,7 @@ class PromptSRC(CLIPTrainer):
         IMAGE_LOSS_WEIGHT=10.0,  # of the difference of image features
         GPA_MEAN=45.0,  # mean of the density that weights the epochs, in epochs
         GPA_STD=5.0,  # its standard deviation, in epochs
-        PREC="fp16",  # fp32, amp or fp16
+        PREC="fp16",  # fp32, amp, fp16 or bf16
     )
     RANGES = {
         **{key: "[1, inf)" for key in ("N_CTX_TEXT", "N_CTX_VISION", "PROMPT_DEPTH_TEXT", "PROMPT_DEPTH_VISION")},

@@ -184,7 +184,7 @@ class SOTGLP(CLIPTrainer):
         EPS=0.1,  # entropic regularisation
         PROJECTION=True,  # a learned matrix on the patch tokens; False is the projection-free variant
         PROMPT_DROPOUT=0.75,  # share of the global prompts left out for each training image
-        PREC="amp",  # fp32, amp or fp16
+        PREC="amp",  # fp32, amp, fp16 or bf16
     )
     RANGES = {
         **{key: "[0, inf)" for key in ("N_GLOBAL", "N_LOCAL", "TOPK")},

@@ -58,7 +58,7 @@ class TCP(CLIPTrainer):
         CTX_INIT="",  # words that the context starts from; random if empty
         BLOCK=8,  # of the text tower, from 0; class-aware tokens take the context's places before it
         W=8.0,  # weight of the distance to the text features of the hand-written prompts
-        PREC="fp16",  # fp32, amp or fp16
+        PREC="fp16",  # fp32, amp, fp16 or bf16
     )
     TEMPLATES = {
         "FGVCAircraft": "a photo of an aircraft {}.",

@@ -85,7 +85,7 @@ class TwoSFS(CLIPTrainer):
         CLASSIFIER=True,  # whether there is a second stage; False: the tuned towers alone, for any classes
         IMAGE_START=0,  # first block of the image tower whose norms are learned
         TEXT_START=0,  # and of the text tower
-        PREC="amp",  # fp32, amp or fp16
+        PREC="amp",  # fp32, amp, fp16 or bf16
     )
     RANGES = {"SHARE": "[0, 1]", "IMAGE_START": "[0, inf)", "TEXT_START": "[0, inf)"}
 

@@ -160,7 +160,7 @@ def test_coop_contexts(train, tmp_path, options, shape):
     [
         ("SOTGLP", ["TRAINER.SOTGLP.TOPK", "65"], "1 to P = 64 patches"),
         ("SOTGLP", ["TRAINER.SOTGLP.LOCAL_INIT", "zeros"], "xavier, orthogonal"),
-        ("SOTGLP", ["TRAINER.SOTGLP.PREC", "fp8"], "fp32, amp, fp16"),
+        ("SOTGLP", ["TRAINER.SOTGLP.PREC", "fp8"], "fp32, amp, fp16, bf16"),
         ("SOTGLP", ["TRAINER.SOTGLP.EPS", "0."], "TRAINER.SOTGLP.EPS must be in (0, inf), got 0.0"),
         ("SOTGLP", ["TRAINER.SOTGLP.PROMPT_DROPOUT", "2."], "PROMPT_DROPOUT must be in [0, 1], got 2.0"),
         ("SOTGLP", ["INPUT.SIZE", "(32, 32)"], "INPUT.SIZE is (32, 32), but this CLIP was pretrained with (64, 64)"),
