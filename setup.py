@@ -49,6 +49,7 @@ setup(
         "export": EXPORT,
         "images": IMAGES,
         "benchmarks": ["POT", "geomloss"],
+        "siglip": ["transformers", "sentencepiece"],  # tokenizers that are downloaded
         "embedded": ["resvg-py"],  # to remake the embedded benchmark
     },
 )

@@ -12,7 +12,7 @@ from torchvision import transforms as T
 import sotglp
 from sotglp.backbones import OPENAI, SMALL
 from sotglp.checkpoints import read_state
-from sotglp.clip import PIXEL_MEAN, PIXEL_STD
+from sotglp.interface import PIXEL_MEAN, PIXEL_STD
 
 from .model import build_model
 from .simple_tokenizer import SimpleTokenizer
@@ -31,11 +31,7 @@ class _Models(dict):
         raise KeyError(f"unknown CLIP {name}: use {', '.join(self)}, or a file of weights")
 
 
-_MODELS = _Models(
-    {name: get_pretrained_url(name, "openai") for name in ("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64")}
-    | {name: get_pretrained_url(other, "openai") for name, other in OPENAI.items()}
-    | {"small": str(SMALL)}
-)
+_MODELS = _Models({name: get_pretrained_url(other, "openai") for name, other in OPENAI.items()} | {"small": str(SMALL)})
 
 
 def available_models():

@@ -4,45 +4,51 @@ import difflib
 from pathlib import Path
 
 from sotglp.checkpoints import from_file
-from sotglp.clip import CLIP
+from sotglp.interface import Backbone
 
 SMALL = Path(__file__).parent / "weights" / "small_clip.safetensors"
-# The field's name of each of OpenAI's vision transformers, and open_clip's name.
+# The field's name of each of OpenAI's CLIPs, and open_clip's name.
 OPENAI = {
     "ViT-B/32": "ViT-B-32",
     "ViT-B/16": "ViT-B-16",
     "ViT-L/14": "ViT-L-14",
     "ViT-L/14@336px": "ViT-L-14-336",
+    **{name: name for name in ("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64")},
 }
-ALLOWED = f"{', '.join(['small', *OPENAI])}, a weights file, or open_clip's NAME:TAG (ViT-B-16:laion2b_s34b_b88k)"
+ALLOWED = (
+    f"{', '.join(['small', *OPENAI])}, a weights file, or open_clip's NAME:TAG (ViT-B-16:laion2b_s34b_b88k); @SIZE "
+    "after it takes other images (ViT-B/16@336)"
+)
 
 
-def load_clip(name: str) -> CLIP:
+def load_clip(name: str) -> Backbone:
     """Return a frozen CLIP in float32.
 
     Args:
-        name: ``small`` (the CLIP in this package), one of OpenAI's vision transformers (``ViT-B/16``), a file (OpenAI's
-            ``.pt``, as a JIT archive or a state dict, or ``.safetensors``), or a plain CLIP of open_clip, ``NAME:TAG``.
+        name: ``small`` (the CLIP in this package), one of OpenAI's (``ViT-B/16``), a file (OpenAI's ``.pt``, as a JIT
+            archive or a state dict, or ``.safetensors``), or a model of open_clip, ``NAME:TAG``. After each ``@SIZE``
+            may stand: images of so many pixels, for which positional embeddings are interpolated.
 
     Raises:
-        ValueError: an unknown name, an unreadable file or another architecture.
+        ValueError: an unknown name, an unreadable file, or an architecture or a size that is not supported.
         FileNotFoundError: the weights are neither on this machine nor can they be downloaded.
     """
     if name == "small":
         return from_file(SMALL)
     if Path(name).is_file():
         return from_file(Path(name))
+    base, _, size = name.rpartition("@")
+    if base and size.isdecimal():
+        clip = load_clip(base)
+        clip.visual.resize(int(size))
+        return clip
     if Path(name).suffix in (".pt", ".pth", ".bin", ".safetensors"):
         raise FileNotFoundError(f"no CLIP weights at {name}: give an existing file, or one of {ALLOWED}")
-    if name.startswith("RN"):
-        raise ValueError(f"backbone {name} is a ResNet, which has no patch tokens: take one of {ALLOWED}")
     from sotglp import hub  # here, as open_clip takes seconds to import
 
     architecture, _, tag = (f"{OPENAI[name]}:openai" if name in OPENAI else name).partition(":")
     models = hub.open_clip.list_models()
     if tag and architecture in models:
-        if not hub.is_plain(architecture):
-            raise ValueError(f"backbone {name} is not a plain CLIP with a vision transformer: take one of {ALLOWED}")
         return hub.from_open_clip(architecture, tag, name)
     near = difflib.get_close_matches(name, ["small", *OPENAI, *models], n=3)
     hint = f" (did you mean {' or '.join(near)}?)" if near else ""

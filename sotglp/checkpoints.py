@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from sotglp.clip import CLIP
-from sotglp.prompts import tokenizer
+from sotglp.tokens import bpe
 
 NO_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # sizes and a buffer in state dicts
 
@@ -29,7 +29,7 @@ def from_file(path: Path, **options: Any) -> CLIP:
     ids = state.pop("token_ids", None)
     if ids is not None:  # a compact embedding: only the rows of the BPE pieces that pretraining saw
         rows = state["token_embedding.weight"]
-        full = rows.new_zeros(len(tokenizer().encoder), rows.shape[1])
+        full = rows.new_zeros(bpe().size, rows.shape[1])
         state["token_embedding.weight"] = full.index_copy(0, ids.long(), rows)
     try:
         clip = CLIP.from_state_dict(state, **options)

@@ -1,47 +1,186 @@
 """CLIP: both towers (``sotglp.towers``) and its text.
 
-The text tower takes embeddings, so that learned contexts can stand where words would. Parameters carry OpenAI's names:
-``state_dict`` is an OpenAI checkpoint.
+The text tower takes embeddings, so that learned contexts can stand where words would. It is causal, so most positions
+need not be run. Parameters carry OpenAI's names: ``state_dict`` is an OpenAI checkpoint.
 
 Letters: B images, C classes, M prompts of a class, L text positions, S first positions that all classes share, R rows
 of packed prompts, E prompts in a row, W width of a tower, D joint dimension.
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
-from sotglp import parallel
-from sotglp.memory import give_back
+from sotglp.interface import Backbone, Embed, ImageEncoder
 from sotglp.packing import Rows, pack
 from sotglp.towers import ImageTower, QuickGELU, Transformer, put
 
-PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
-PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
-# embed(classes, places, first): embeddings (M, ..., W), without positions, of places (...) in the prompts of classes
-# (...); no place is before ``first``.
-Embed = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
+class CausalCLIP(Backbone):
+    """Any image tower with OpenAI's text tower, whose attention is causal.
+
+    Args:
+        visual: the image tower.
+        embed_dim: D.
+        text_width, text_layers, context_length, vocab_size, text_heads, text_mlp, act: of the text tower.
+        eot_id: of the EOT; None if no id is larger.
+    """
+
+    def __init__(
+        self,
+        visual: ImageEncoder,
+        embed_dim: int,
+        text_width: int,
+        text_layers: int,
+        context_length: int = 77,
+        vocab_size: int = 49408,
+        text_heads: int | None = None,
+        text_mlp: int | None = None,
+        act: Callable[[], nn.Module] = QuickGELU,
+        eot_id: int | None = None,
+    ) -> None:
+        super().__init__(visual)
+        self.eot_id = eot_id
+        self.token_embedding = nn.Embedding(vocab_size, text_width)
+        self.positional_embedding = nn.Parameter(torch.empty(context_length, text_width))
+        self.transformer = Transformer(
+            text_width, text_layers, text_heads or max(text_width // 64, 1), text_mlp or 4 * text_width, act
+        )
+        self.ln_final = nn.LayerNorm(text_width)
+        self.text_projection = nn.Parameter(torch.empty(text_width, embed_dim))
+        self.logit_scale = nn.Parameter(torch.empty(()))
+
+    @property
+    def context_length(self) -> int:
+        return len(self.positional_embedding)
+
+    def encode_text(self, token_ids: torch.Tensor, apart: bool = False) -> torch.Tensor:
+        """Return CLIP's text features, before normalisation: BPE ids (B, L) -> (B, D).
+
+        Args:
+            token_ids: from SOT to EOT, then anything.
+            apart: as in ``encode_prompts``.
+        """
+        eot = (token_ids if self.eot_id is None else (token_ids == self.eot_id).int()).argmax(dim=-1)
+        alike = (token_ids == token_ids[0]).all(dim=0).cumprod(dim=0).sum()
+        shared = 0 if apart else int(torch.minimum(alike, eot.min()))
+
+        def embed(classes: torch.Tensor, places: torch.Tensor, first: int) -> torch.Tensor:
+            return self.token_embedding(token_ids[classes, places])[None]
+
+        return self.encode_prompts(embed, eot, shared=shared, apart=apart)[:, 0]
+
+    def encode_prompts(
+        self,
+        embed: Embed,
+        eot: torch.Tensor,
+        n_prompts: int = 1,
+        shared: int = 0,
+        deep: Mapping[int, torch.Tensor] | None = None,
+        apart: bool = False,
+    ) -> torch.Tensor:
+        """Return text features (C, M, D), before normalisation, of M prompts of each of C classes.
+
+        Attention is causal, so most of the C M L positions can be left out without changing the result. Positions after
+        an EOT are not run. Positions that classes share are run once for each of the M prompts. The last block is run
+        at the EOTs only. The rest is packed into rows of several prompts, which several processes share out. If the
+        backward pass would keep more than ``memory_budget`` bytes, the rows go in parts, and the backward pass runs
+        each part again.
+
+        Args:
+            embed: gives the embeddings, see Embed.
+            eot: (C,) position of the EOT.
+            n_prompts: M.
+            shared: S, how many first positions are alike in all classes.
+            deep: {block: (n, W) or (C, n, W)} tokens that take the places after the SOT before a block.
+            apart: give each prompt a row of its own, for blocks that draw random numbers, such as a dropout's.
+        """
+        deep, device = deep or {}, self.positional_embedding.device
+        if not all(tokens.dim() == 2 and len(tokens) < shared for tokens in deep.values()):
+            shared = min(shared, 1)  # classes do not share the tokens' places
+        rows = pack(tuple((eot + 1 - shared).tolist()), shared, device, apart)
+        places = torch.arange(shared, device=device)
+        past = self.run_shared(embed(0 * places, places, 0), deep if shared > 1 else {}) if shared else None
+        deep = {} if shared > 1 else {i: t.expand(len(eot), *t.shape[-2:]) for i, t in deep.items()}
+        n_rows, width = rows.classes.shape
+
+        def run(start: int, stop: int) -> torch.Tensor:
+            return self.run_rows(embed, past, rows.part(start, stop), shared, deep)
+
+        features = self.in_parts(run, n_rows, self.bytes_per_position() * width * n_prompts, random=apart)
+        return features.flatten(1, 2)[:, rows.order].transpose(0, 1)
+
+    def run_shared(self, x: torch.Tensor, deep: Mapping[int, torch.Tensor]) -> list[list[torch.Tensor]]:
+        """Return each block's keys and values (M, heads, S, W/heads) of the shared first positions (M, S, W)."""
+        past, blocks = [], self.transformer.resblocks
+        x = x + self.positional_embedding[: x.shape[1]]
+        for i, block in enumerate(blocks):
+            x = put(x, deep[i], 1) if i in deep else x
+            h = block.ln_1(x)
+            q, *kept = block.attn.project(h, h)
+            past.append(kept)
+            if i < len(blocks) - 1:
+                x = block.add_mlp(x + block.attn.attend(q, *kept, is_causal=True))
+        return past
+
+    def run_rows(
+        self,
+        embed: Embed,
+        past: list[list[torch.Tensor]] | None,
+        rows: Rows,
+        shared: int,
+        deep: Mapping[int, torch.Tensor],
+    ) -> torch.Tensor:
+        """Return the text features (M, R, E, D) at the E EOTs of R packed rows.
+
+        Args:
+            embed: see Embed.
+            past: what ``run_shared`` returned for the positions before.
+            rows: where prompts stand.
+            shared: S.
+            deep: {block: (C, n, W)} tokens after the SOT.
+        """
+        x = embed(rows.classes, rows.places, shared) + self.positional_embedding[rows.places]  # (M, R, L, W)
+        blocks, (n_prompts, n_rows) = self.transformer.resblocks, x.shape[:2]
+        x, visible = x.flatten(0, 1), rows.visible.repeat(n_prompts, 1, 1, 1)
+        ends = torch.arange(len(x), device=x.device)[:, None], rows.ends.repeat(n_prompts, 1)
+        for i, block in enumerate(blocks):
+            if i in deep:
+                at = rows.places - 1  # after the SOT
+                tokens = deep[i][rows.classes, at.clamp(0, deep[i].shape[1] - 1)].to(x.dtype)
+                here = ((at >= 0) & (at < deep[i].shape[1]))[..., None]
+                x = torch.where(here, tokens, x.unflatten(0, (n_prompts, n_rows))).flatten(0, 1)
+            h = block.ln_1(x)
+            if i == len(blocks) - 1:
+                x, queries, visible = x[ends], h[ends], visible[ends[0], :, ends[1]].transpose(1, 2)
+            else:
+                queries = h
+            q, *own = block.attn.project(h, queries)
+            if past:
+                own = [torch.cat([p.repeat_interleave(n_rows, 0), o], 2) for p, o in zip(past[i], own, strict=True)]
+            x = block.add_mlp(x + block.attn.attend(q, *own, attn_mask=visible))
+        return (self.ln_final(x) @ self.text_projection).unflatten(0, (n_prompts, n_rows))
+
+    def bytes_per_position(self) -> int:
+        """Return how many bytes the text tower's backward pass keeps of one position, with frozen weights.
+
+        Of each block it keeps the inputs of two norms, queries, keys, values, attention's output and the MLP's inner
+        layer.
+        """
+        width = self.text_projection.shape[0]
+        mlp = len(self.transformer.resblocks[0].mlp.get_parameter("c_fc.weight"))
+        return len(self.transformer.resblocks) * (8 * width + mlp) * self.text_projection.element_size()
 
 
-class CLIP(nn.Module):
-    """Both towers.
+class CLIP(CausalCLIP):
+    """Both towers of OpenAI's architecture.
 
     Heads default to one per 64 channels, the MLP to four times the width: OpenAI's rule.
-
-    Attributes:
-        pixel_mean, pixel_std: that pixels were normalised with in pretraining, for red, green and blue.
-        known_tokens: BPE ids seen in pretraining; None if all.
-        weights_file: path of the file that the weights come from; None if they come from none.
-        long_names: what a class name without room in the context does: "stop" or "truncate".
-        memory_budget: bytes that the text tower may keep for the backward pass.
     """
+
+    visual: ImageTower
 
     def __init__(
         self,
@@ -60,8 +199,7 @@ class CLIP(nn.Module):
         text_mlp: int | None = None,
         act: Callable[[], nn.Module] = QuickGELU,
     ) -> None:
-        super().__init__()
-        self.visual = ImageTower(
+        visual = ImageTower(
             image_size,
             patch_size,
             vision_width,
@@ -71,19 +209,9 @@ class CLIP(nn.Module):
             embed_dim,
             act,
         )
-        self.token_embedding = nn.Embedding(vocab_size, text_width)
-        self.positional_embedding = nn.Parameter(torch.empty(context_length, text_width))
-        self.transformer = Transformer(
-            text_width, text_layers, text_heads or max(text_width // 64, 1), text_mlp or 4 * text_width, act
+        super().__init__(
+            visual, embed_dim, text_width, text_layers, context_length, vocab_size, text_heads, text_mlp, act
         )
-        self.ln_final = nn.LayerNorm(text_width)
-        self.text_projection = nn.Parameter(torch.empty(text_width, embed_dim))
-        self.logit_scale = nn.Parameter(torch.empty(()))
-        self.pixel_mean, self.pixel_std = PIXEL_MEAN, PIXEL_STD
-        self.known_tokens: frozenset[int] | None = None
-        self.weights_file: Path | None = None
-        self.long_names = "stop"
-        self.memory_budget: float = math.inf
         self.init_weights()
 
     @classmethod
@@ -139,151 +267,6 @@ class CLIP(nn.Module):
         self.positional_embedding.normal_(std=0.01)
         self.text_projection.normal_(std=len(self.text_projection) ** -0.5)
         self.logit_scale.fill_(1 / 0.07).log_()
-
-    def check_pixels(self, size: Sequence[int], mean: Sequence[float], std: Sequence[float]) -> None:
-        """Check that images are resized and normalised as in this CLIP's pretraining.
-
-        Args:
-            size: height and width in pixels.
-            mean, std: for red, green and blue.
-
-        Raises:
-            ValueError: they are not.
-        """
-        pretrained = ((self.visual.image_size,) * 2, self.pixel_mean, self.pixel_std)
-        for key, got, ours in zip(("SIZE", "PIXEL_MEAN", "PIXEL_STD"), (size, mean, std), pretrained, strict=True):
-            if len(got) != len(ours) or any(abs(a - b) > 1e-3 for a, b in zip(got, ours, strict=True)):
-                raise ValueError(f"INPUT.{key} is {tuple(got)}, but this CLIP was pretrained with {tuple(ours)}")
-
-    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
-        """Return CLIP's image features, before normalisation: square images (B, 3, H, H) -> (B, D)."""
-        return self.visual(images, local=None)[0] @ self.visual.proj
-
-    def encode_text(self, token_ids: torch.Tensor, apart: bool = False) -> torch.Tensor:
-        """Return CLIP's text features, before normalisation: BPE ids (B, L) -> (B, D).
-
-        Args:
-            token_ids: from SOT to EOT, then anything.
-            apart: as in ``encode_prompts``.
-        """
-        eot = token_ids.argmax(dim=-1)
-        alike = (token_ids == token_ids[0]).all(dim=0).cumprod(dim=0).sum()
-        shared = 0 if apart else int(torch.minimum(alike, eot.min()))
-
-        def embed(classes: torch.Tensor, places: torch.Tensor, first: int) -> torch.Tensor:
-            return self.token_embedding(token_ids[classes, places])[None]
-
-        return self.encode_prompts(embed, eot, shared=shared, apart=apart)[:, 0]
-
-    def encode_prompts(
-        self,
-        embed: Embed,
-        eot: torch.Tensor,
-        n_prompts: int = 1,
-        shared: int = 0,
-        deep: Mapping[int, torch.Tensor] | None = None,
-        apart: bool = False,
-    ) -> torch.Tensor:
-        """Return text features (C, M, D), before normalisation, of M prompts of each of C classes.
-
-        Attention is causal, so most of the C M L positions can be left out without changing the result. Positions after
-        an EOT are not run. Positions that classes share are run once for each of the M prompts. The last block is run
-        at the EOTs only. The rest is packed into rows of several prompts, which several processes share out. If the
-        backward pass would keep more than ``memory_budget`` bytes, the rows go in parts, and the backward pass runs
-        each part again.
-
-        Args:
-            embed: gives the embeddings, see Embed.
-            eot: (C,) position of the EOT.
-            n_prompts: M.
-            shared: S, how many first positions are alike in all classes.
-            deep: {block: (n, W) or (C, n, W)} tokens that take the places after the SOT before a block.
-            apart: give each prompt a row of its own, for blocks that draw random numbers, such as a dropout's.
-        """
-        deep, device = deep or {}, self.positional_embedding.device
-        if not all(tokens.dim() == 2 and len(tokens) < shared for tokens in deep.values()):
-            shared = min(shared, 1)  # classes do not share the tokens' places
-        rows = pack(tuple((eot + 1 - shared).tolist()), shared, device, apart)
-        places = torch.arange(shared, device=device)
-        past = self.run_shared(embed(0 * places, places, 0), deep if shared > 1 else {}) if shared else None
-        deep = {} if shared > 1 else {i: t.expand(len(eot), *t.shape[-2:]) for i, t in deep.items()}
-        (n_rows, width), (first, last) = rows.classes.shape, parallel.share(len(rows.classes))
-        size = int(min(self.memory_budget / (self.bytes_per_position() * width * n_prompts), n_rows))
-        run: Callable[..., torch.Tensor] = self.run_rows
-        if torch.is_grad_enabled() and size < n_rows:
-            run = partial(checkpoint, self.run_part, use_reentrant=False, preserve_rng_state=apart)
-        size = max(size, 1)
-        starts = range(first, last, size) or [0]  # a process without rows runs one for nothing
-        parts = [run(embed, past, rows.part(i, min(i + size, max(last, 1))), shared, deep) for i in starts]
-        features = parallel.gather(torch.cat(parts, dim=1)[:, : last - first], n_rows, dim=1)
-        return features.flatten(1, 2)[:, rows.order].transpose(0, 1)
-
-    def run_shared(self, x: torch.Tensor, deep: Mapping[int, torch.Tensor]) -> list[list[torch.Tensor]]:
-        """Return each block's keys and values (M, heads, S, W/heads) of the shared first positions (M, S, W)."""
-        past, blocks = [], self.transformer.resblocks
-        x = x + self.positional_embedding[: x.shape[1]]
-        for i, block in enumerate(blocks):
-            x = put(x, deep[i], 1) if i in deep else x
-            h = block.ln_1(x)
-            q, *kept = block.attn.project(h, h)
-            past.append(kept)
-            if i < len(blocks) - 1:
-                x = block.add_mlp(x + block.attn.attend(q, *kept, is_causal=True))
-        return past
-
-    def run_part(self, *rows: Any) -> torch.Tensor:
-        """Return what ``run_rows`` does for a part of the rows, after giving back the memory of the part before."""
-        if self.positional_embedding.device.type == "cpu":
-            give_back()
-        return self.run_rows(*rows)
-
-    def run_rows(
-        self,
-        embed: Embed,
-        past: list[list[torch.Tensor]] | None,
-        rows: Rows,
-        shared: int,
-        deep: Mapping[int, torch.Tensor],
-    ) -> torch.Tensor:
-        """Return the text features (M, R, E, D) at the E EOTs of R packed rows.
-
-        Args:
-            embed: see Embed.
-            past: what ``run_shared`` returned for the positions before.
-            rows: where prompts stand.
-            shared: S.
-            deep: {block: (C, n, W)} tokens after the SOT.
-        """
-        x = embed(rows.classes, rows.places, shared) + self.positional_embedding[rows.places]  # (M, R, L, W)
-        blocks, (n_prompts, n_rows) = self.transformer.resblocks, x.shape[:2]
-        x, visible = x.flatten(0, 1), rows.visible.repeat(n_prompts, 1, 1, 1)
-        ends = torch.arange(len(x), device=x.device)[:, None], rows.ends.repeat(n_prompts, 1)
-        for i, block in enumerate(blocks):
-            if i in deep:
-                at = rows.places - 1  # after the SOT
-                tokens = deep[i][rows.classes, at.clamp(0, deep[i].shape[1] - 1)].to(x.dtype)
-                here = ((at >= 0) & (at < deep[i].shape[1]))[..., None]
-                x = torch.where(here, tokens, x.unflatten(0, (n_prompts, n_rows))).flatten(0, 1)
-            h = block.ln_1(x)
-            if i == len(blocks) - 1:
-                x, queries, visible = x[ends], h[ends], visible[ends[0], :, ends[1]].transpose(1, 2)
-            else:
-                queries = h
-            q, *own = block.attn.project(h, queries)
-            if past:
-                own = [torch.cat([p.repeat_interleave(n_rows, 0), o], 2) for p, o in zip(past[i], own, strict=True)]
-            x = block.add_mlp(x + block.attn.attend(q, *own, attn_mask=visible))
-        return (self.ln_final(x) @ self.text_projection).unflatten(0, (n_prompts, n_rows))
-
-    def bytes_per_position(self) -> int:
-        """Return how many bytes the text tower's backward pass keeps of one position, with frozen weights.
-
-        Of each block it keeps the inputs of two norms, queries, keys, values, attention's output and the MLP's inner
-        layer.
-        """
-        width = self.text_projection.shape[0]
-        mlp = len(self.transformer.resblocks[0].mlp.get_parameter("c_fc.weight"))
-        return len(self.transformer.resblocks) * (8 * width + mlp) * self.text_projection.element_size()
 
 
 def count_children(state: Mapping[str, Any], prefix: str) -> int:

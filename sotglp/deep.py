@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from sotglp.clip import CLIP
+from sotglp.interface import ImageFeatures
 from sotglp.prompted import PromptedCLIP
 from sotglp.prompts import Prompts, first_tokens, start_contexts
-from sotglp.towers import ImageFeatures, ImageTower
+from sotglp.towers import ImageTower
 
 
 class DeepPrompts(nn.Module):
@@ -39,6 +40,7 @@ class DeepPromptedCLIP(PromptedCLIP):
     """CLIP with prompts in both towers: each of the first blocks has its own."""
 
     frozen_images = False
+    clip: CLIP
     learned: DeepPrompts
 
     def features(self, images: torch.Tensor) -> ImageFeatures:

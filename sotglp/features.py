@@ -19,8 +19,8 @@ import torch
 from tqdm import tqdm
 
 from sotglp import parallel
+from sotglp.interface import ImageEncoder
 from sotglp.prompted import PromptedCLIP
-from sotglp.towers import ImageTower
 
 LAYOUT = 1  # version of the files, part of their key
 REMARKS = "remarks.npy"  # what was remarked about the images when they were read
@@ -65,7 +65,8 @@ class EncodedImages:
         self.local, self.seed = model.local, seed
         place = Path(folder) / self.key(dataset, model)
         read = [CLASS] if self.local is None else [CLASS, self.local]
-        self.paths = {name: place / f"{name}.npy" for name in dict.fromkeys([*read, *streams])}
+        further = [stream for stream in streams if stream in model.clip.visual.streams]
+        self.paths = {name: place / f"{name}.npy" for name in dict.fromkeys([*read, *further])}
         with contextlib.ExitStack() as stack:
             with parallel.failing_together():
                 if parallel.is_first():
@@ -82,12 +83,14 @@ class EncodedImages:
     def key(self, dataset: Any, model: PromptedCLIP) -> str:
         """Return 16 letters that name all that the features depend on."""
         visual = model.clip.visual
-        heads = [block.attn.heads for block in visual.transformer.resblocks]
         versions = tuple(importlib.metadata.version(name) for name in ("torch", "torchvision", "pillow"))
         reduced = dataset.cfg.DATALOADER.REDUCED_JPEG
         pixels = dataset.transform, reduced, dataset.how, self.seed
-        facts = LAYOUT, versions, self.dtype, visual.proj.device.type, visual, heads, pixels
+        facts = LAYOUT, versions, self.dtype, visual.proj.device.type, visual, visual.settings, pixels
         digest = hashlib.sha256(repr(facts).encode())
+        device = visual.proj.device.type
+        if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16:
+            digest.update(b"bfloat16")  # otherwise the files' type tells the precision
         for weights in visual.state_dict().values():
             digest.update(weights.cpu().contiguous().numpy().data)
         for item in dataset.data_source:
@@ -106,12 +109,12 @@ class EncodedImages:
             return False
 
     @torch.no_grad()
-    def encode(self, loader: Any, tower: ImageTower) -> None:
+    def encode(self, loader: Any, tower: ImageEncoder) -> None:
         """Write the files without changing the random numbers that the run draws later."""
         with seeded(self.seed or 0):
             self.write(loader, tower)
 
-    def write(self, loader: Any, tower: ImageTower) -> None:
+    def write(self, loader: Any, tower: ImageEncoder) -> None:
         """Write the files; a file gets its name when it is whole.
 
         Each process encodes its share of a batch, and the first one writes.
@@ -124,7 +127,7 @@ class EncodedImages:
                     for name, values in features.items() if parallel.is_first() else ():
                         if name not in arrays:
                             arrays[name] = self.new_array(name, values.shape[1:])
-                        arrays[name][batch["index"].numpy()] = values.cpu().numpy()
+                        arrays[name][batch["index"].numpy()] = values.float().cpu().numpy()
             with parallel.failing_together():
                 for name, array in arrays.items():
                     array.flush()
@@ -134,11 +137,11 @@ class EncodedImages:
                 for name in self.paths:
                     self.partial(name).unlink(missing_ok=True)
 
-    def features_of(self, images: torch.Tensor, tower: ImageTower) -> dict[str, torch.Tensor]:
+    def features_of(self, images: torch.Tensor, tower: ImageEncoder) -> dict[str, torch.Tensor]:
         """Return {name of a file: the features of images that it holds}."""
         n_images, (start, stop) = len(images), parallel.share(len(images))
         own = images[start:stop] if start < stop else images[:1]  # a process without images encodes one for nothing
-        class_token, patches = tower.encode(tower.embed(own.to(tower.proj.device)), self.paths.keys() - {CLASS})
+        class_token, patches = tower.encode_images(own.to(tower.proj.device), self.paths.keys() - {CLASS})
         features = {CLASS: class_token, **dict(sorted(patches.items()))}
         return {name: parallel.gather(values[: stop - start], n_images) for name, values in features.items()}
 

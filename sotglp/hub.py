@@ -1,4 +1,4 @@
-"""Weights of open_clip: from its cache, or downloaded.
+"""Models of open_clip, with weights from its cache or downloaded.
 
 Import this module only where it is used: open_clip imports torchvision and timm, which take seconds.
 """
@@ -8,13 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
+import torch
 from huggingface_hub import try_to_load_from_cache
+from open_clip.convert import convert_state_dict
+from open_clip.model import convert_to_custom_text_state_dict
 from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
 from torch import nn
 
-from sotglp.checkpoints import from_file
-from sotglp.clip import CLIP
+from sotglp.checkpoints import from_file, read_state
+from sotglp.interface import Backbone
+from sotglp.tokens import Tokenizer, of_hugging_face
 from sotglp.towers import QuickGELU
+from sotglp.wrapped import wrap
 
 # The keys of open_clip's configuration of a plain CLIP. With any other key it is another architecture.
 PLAIN = {
@@ -31,8 +36,8 @@ def is_plain(architecture: str) -> bool:
     return not any(extra) and isinstance(config["vision_cfg"].get("layers"), int)
 
 
-def from_open_clip(architecture: str, tag: str, name: str) -> CLIP:
-    """Return a plain CLIP with the weights of a tag.
+def from_open_clip(architecture: str, tag: str, name: str) -> Backbone:
+    """Return a model with the weights of a tag.
 
     Args:
         architecture: open_clip's name of it.
@@ -40,7 +45,7 @@ def from_open_clip(architecture: str, tag: str, name: str) -> CLIP:
         name: of the backbone, for errors.
 
     Raises:
-        ValueError: the architecture has no such weights.
+        ValueError: the architecture has no such weights, or a text tower that takes no embeddings.
         FileNotFoundError: the weights are neither on this machine nor can they be downloaded.
     """
     source = get_pretrained_cfg(architecture, tag)
@@ -48,16 +53,68 @@ def from_open_clip(architecture: str, tag: str, name: str) -> CLIP:
         tags = ", ".join(list_pretrained_tags_by_model(architecture))
         raise ValueError(f"unknown weights {tag!r} of {architecture}: open_clip has {tags}")
     config = open_clip.get_model_config(architecture)
+    config["quick_gelu"] = config.get("quick_gelu", False) or source.get("quick_gelu", False)
+    clip = plain(config, source, name) if is_plain(architecture) else other(config, source, name, architecture)
+    clip.pixel_mean, clip.pixel_std = tuple(source["mean"]), tuple(source["std"])
+    return clip
+
+
+def plain(config: Mapping[str, Any], source: Mapping[str, Any], name: str) -> Backbone:
+    """Return a plain CLIP.
+
+    Args:
+        config: of its architecture.
+        source: open_clip's entry of its weights.
+        name: of the backbone, for errors.
+    """
     vision, text = config["vision_cfg"], config["text_cfg"]
-    quick = config.get("quick_gelu", False) or source.get("quick_gelu", False)
-    clip = from_file(
+    return from_file(
         Path(fetch(source, name)),
         vision_heads=vision["width"] // vision.get("head_width", 64),
         text_heads=text["heads"],
-        act=QuickGELU if quick else nn.GELU,
+        act=QuickGELU if config["quick_gelu"] else nn.GELU,
     )
-    clip.pixel_mean, clip.pixel_std = tuple(source["mean"]), tuple(source["std"])
+
+
+def other(config: dict[str, Any], source: Mapping[str, Any], name: str, architecture: str) -> Backbone:
+    """Return what is not a plain CLIP; arguments as in ``plain``, and open_clip's name of the architecture."""
+    if "hf_model_name" in config["text_cfg"] or config["text_cfg"].get("embed_cls"):
+        raise ValueError(f"backbone {name} has a text tower that takes no embeddings: take one of open_clip's own")
+    tokenizer, path = tokenizer_of(architecture, name), Path(fetch(source, name))
+    model = open_clip.CustomTextCLIP(**{key: value for key, value in config.items() if key != "custom_text"})
+    state = convert_to_custom_text_state_dict(convert_state_dict(model, read_state(path)))
+    if model.logit_bias is not None:
+        state.setdefault("logit_bias", torch.zeros(()))
+    try:
+        model.load_state_dict({k: v.reshape(()) if k in ("logit_scale", "logit_bias") else v for k, v in state.items()})
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ValueError(f"{path} does not hold the weights of {name}: {reason}") from error
+    clip = wrap(model, config["embed_dim"])
+    if tokenizer is not None:
+        clip.tokenizer = tokenizer
     return clip
+
+
+def tokenizer_of(architecture: str, name: str) -> Tokenizer | None:
+    """Return the tokenizer of an architecture, downloaded if it is not on this machine; None for CLIP's own.
+
+    Raises:
+        ValueError: it needs a package that is not installed.
+        FileNotFoundError: it is neither on this machine nor can it be downloaded.
+    """
+    source = open_clip.get_model_config(architecture)["text_cfg"].get("hf_tokenizer_name")
+    if not source:
+        return None
+    try:
+        return of_hugging_face(open_clip.get_tokenizer(architecture))
+    except ImportError as error:
+        raise ValueError(f"the tokenizer of {name} needs packages: pip install transformers sentencepiece") from error
+    except OSError as error:
+        raise FileNotFoundError(
+            f"the tokenizer of {name} is not on this machine and cannot be downloaded: put {source} into the Hugging "
+            "Face cache"
+        ) from error
 
 
 def is_cached(architecture: str, tag: str) -> bool:

@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from sotglp.backbones import load_clip
-from sotglp.clip import CLIP
+from sotglp.interface import Backbone
 from sotglp.matching import in_parts, similarities
 from sotglp.prompts import encode_names, knows
 
@@ -139,7 +139,7 @@ def read_words(kind: str) -> list[str]:
 
 
 @torch.no_grad()
-def find_negatives(clip: CLIP, names: Sequence[str]) -> Negatives:
+def find_negatives(clip: Backbone, names: Sequence[str]) -> Negatives:
     """Return the negatives of class names: of a CLIP with a compact vocabulary, words whose pieces it knows.
 
     Raises:
@@ -163,9 +163,9 @@ def find_negatives(clip: CLIP, names: Sequence[str]) -> Negatives:
     return Negatives([words[i] for i in groups.flatten().tolist()], torch.cat(text)[groups.to(classes.device)])
 
 
-def key_of(clip: CLIP, names: Sequence[str]) -> str:
+def key_of(clip: Backbone, names: Sequence[str]) -> str:
     """Return 16 letters that name all that the negatives depend on."""
-    facts = torch.__version__, clip.text_projection.device.type, TEMPLATES, list(names)
+    facts = torch.__version__, clip.logit_scale.device.type, TEMPLATES, list(names)
     digest = hashlib.sha256(repr(facts).encode())
     for kind in TEMPLATES:
         digest.update((WORDS / f"{kind}.txt.gz").read_bytes())

@@ -7,20 +7,21 @@ import torch
 
 from sotglp import parallel
 
-PRECISIONS = ("fp32", "amp", "fp16")
+PRECISIONS = ("fp32", "amp", "fp16", "bf16")
 
 
 class MixedPrecision:
-    """float16 autocast with loss scaling for ``amp`` and ``fp16`` on CUDA; float32 everywhere else.
+    """Autocast: bfloat16 for ``bf16``, float16 with loss scaling for ``amp`` and ``fp16`` on CUDA; else float32.
 
-    Parameters stay in float32 even with ``fp16``: half-precision parameters lose small updates.
+    Parameters stay in float32 even with ``fp16``: half-precision parameters lose small updates. bfloat16 has float32's
+    range, so its gradients need no scaling.
 
     Args:
         name: one of PRECISIONS.
         device: of the model.
 
     Attributes:
-        enabled: whether float16 is used.
+        enabled: whether half precision is used.
         skipped: steps that were left out because gradients overflowed.
 
     Raises:
@@ -32,13 +33,14 @@ class MixedPrecision:
             raise ValueError(f"the precision (PREC) must be one of {', '.join(PRECISIONS)}, not {name!r}")
         self.device_type = torch.device(device).type
         self.skipped = 0
-        self.enabled = name != "fp32" and self.device_type == "cuda"
-        self.scaler = torch.amp.GradScaler(self.device_type, enabled=self.enabled)
+        self.dtype = torch.bfloat16 if name == "bf16" else torch.float16
+        self.enabled = name == "bf16" or (name != "fp32" and self.device_type == "cuda")
+        self.scaler = torch.amp.GradScaler(self.device_type, enabled=self.enabled and name != "bf16")
         if name != "fp32" and not self.enabled:
             print(f"Precision {name} is for CUDA: on {self.device_type} the run computes in float32")
 
     def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device_type, torch.float16, enabled=self.enabled)
+        return torch.autocast(self.device_type, self.dtype, enabled=self.enabled)
 
     def backward(self, loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> torch.Tensor:
         """Compute the gradients of a loss.
@@ -51,7 +53,7 @@ class MixedPrecision:
             self.scaler.scale(loss).backward()
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         parallel.average_gradients(gradients)
-        return torch.ones(()) if self.enabled else torch.nn.utils.get_total_norm(gradients)
+        return torch.ones(()) if self.scaler.is_enabled() else torch.nn.utils.get_total_norm(gradients)
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         """Take a step of the optimizer, or skip and count it if gradients overflowed."""

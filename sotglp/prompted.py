@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sotglp.clip import CLIP
+from sotglp.interface import Backbone, ImageFeatures
 from sotglp.matching import Matched, mean_similarities, similarities
 from sotglp.prompts import Prompts
-from sotglp.towers import ImageFeatures
 
 
 class Similarities(NamedTuple):
@@ -31,7 +30,7 @@ class PromptedCLIP(nn.Module):
     Args:
         clip: frozen here.
         learned: the module that is trained; ``learned(clip)`` returns normalised text features (C, M, D).
-        local: the stream of patch tokens that is read, one of ``sotglp.towers.STREAMS``, or None.
+        local: the stream of patch tokens that is read, one of ``sotglp.interface.STREAMS``, or None.
 
     Attributes:
         frozen_images: whether ``features`` stay the same while ``learned`` learns, so that they can be kept.
@@ -41,8 +40,9 @@ class PromptedCLIP(nn.Module):
     frozen_images = True
     transport_plan: "partial[torch.Tensor] | None" = None
 
-    def __init__(self, clip: CLIP, learned: nn.Module, local: str | None = None) -> None:
+    def __init__(self, clip: Backbone, learned: nn.Module, local: str | None = None) -> None:
         super().__init__()
+        clip.visual.check_stream(local)
         self.clip = clip.requires_grad_(False)
         self.learned = learned
         self.local = local
@@ -58,7 +58,7 @@ class PromptedCLIP(nn.Module):
 
     @torch.no_grad()
     def features(self, images: torch.Tensor) -> ImageFeatures:
-        """Return the class tokens (B, W) of images (B, 3, S, S), and patch tokens (B, P, W) if ``local`` is set."""
+        """Return the pooled tokens (B, W) of images (B, 3, S, S), and patch tokens (B, P, W) if ``local`` is set."""
         return self.clip.visual(images, self.local)
 
     def encode_text(self) -> Any:
@@ -101,10 +101,8 @@ class PromptedCLIP(nn.Module):
 
     def to_joint(self, tokens: torch.Tensor, projection: nn.Linear | None = None) -> torch.Tensor:
         """Return tokens (..., W), through a linear layer without bias if given, as normalised features (..., D)."""
-        to_joint: torch.Tensor = self.clip.visual.proj
-        if projection is not None:
-            to_joint = projection.weight.T @ to_joint  # the two matrices first: there are more tokens than rows
-        return F.normalize(tokens @ to_joint, dim=-1)
+        first = None if projection is None else projection.weight
+        return F.normalize(self.clip.visual.to_joint(tokens, first), dim=-1)
 
     @property
     def logit_scale(self) -> torch.Tensor:
@@ -131,7 +129,7 @@ class AnchoredCLIP(PromptedCLIP):
 
     anchor: torch.Tensor
 
-    def __init__(self, clip: CLIP, learned: nn.Module, anchor: torch.Tensor) -> None:
+    def __init__(self, clip: Backbone, learned: nn.Module, anchor: torch.Tensor) -> None:
         super().__init__(clip, learned)
         self.register_buffer("anchor", anchor, persistent=False)
 
@@ -156,7 +154,7 @@ class ClassifiedCLIP(PromptedCLIP):
 
     text: torch.Tensor
 
-    def __init__(self, clip: CLIP, text: torch.Tensor, classifier: nn.Module) -> None:
+    def __init__(self, clip: Backbone, text: torch.Tensor, classifier: nn.Module) -> None:
         super().__init__(clip, classifier)
         self.register_buffer("text", text, persistent=False)
 
@@ -177,7 +175,7 @@ def anchor_distance(text: torch.Tensor) -> torch.Tensor:
     return 1 - F.cosine_similarity(learned, anchor).mean()
 
 
-def identity_projection(clip: CLIP) -> nn.Linear:
+def identity_projection(clip: Backbone) -> nn.Linear:
     """Return a W x W matrix for patch tokens, as a layer without bias; at first the identity."""
     width = len(clip.visual.proj)
     layer = nn.Linear(width, width, bias=False)

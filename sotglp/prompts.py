@@ -7,36 +7,23 @@ dimension.
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import cache, partial
-from typing import TYPE_CHECKING
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sotglp.clip import CLIP
+from sotglp.interface import Backbone
 from sotglp.templates import DEFAULT
 
-if TYPE_CHECKING:
-    from open_clip.tokenizer import SimpleTokenizer
 
-
-@cache
-def tokenizer() -> "SimpleTokenizer":
-    """Return CLIP's byte-pair encoding (BPE)."""
-    # Imported here, as open_clip imports torchvision and timm, which take seconds.
-    from open_clip.tokenizer import SimpleTokenizer
-
-    return SimpleTokenizer()
-
-
-def context_from_text(clip: CLIP, text: str) -> torch.Tensor:
+def context_from_text(clip: Backbone, text: str) -> torch.Tensor:
     """Return the embeddings (T, W) of the words of ``text``, to start a context from."""
-    ids = torch.tensor(tokenizer().encode(text), device=clip.token_embedding.weight.device)
+    ids = torch.tensor(clip.tokenizer.encode(text), device=clip.token_embedding.weight.device)
     return clip.token_embedding(ids).detach().clone()
 
 
-def start_contexts(clip: CLIP, n_prompts: int, n_ctx: int, words: str = "") -> torch.Tensor:
+def start_contexts(clip: Backbone, n_prompts: int, n_ctx: int, words: str = "") -> torch.Tensor:
     """Return contexts (M, T, W): the embedded words, or random tokens (normal, standard deviation 0.02) without any.
 
     Args:
@@ -66,7 +53,7 @@ def orthogonal_contexts(n_classes: int, n_prompts: int, length: int, width: int)
     return torch.stack(rows).view(n_classes, length, n_prompts, width).transpose(1, 2).contiguous()
 
 
-def first_tokens(clip: CLIP, words: str, n: int) -> torch.Tensor:
+def first_tokens(clip: Backbone, words: str, n: int) -> torch.Tensor:
     """Return the embeddings (n, W) of the first tokens of a text, to start a context from.
 
     Raises:
@@ -78,8 +65,8 @@ def first_tokens(clip: CLIP, words: str, n: int) -> torch.Tensor:
     return context[:n]
 
 
-def fit_name(clip: CLIP, name: str, template: str = "{}", taken: int = 0) -> list[int]:
-    """Return the BPE ids of a class name in a template, without SOT and EOT.
+def fit_name(clip: Backbone, name: str, template: str = "{}", taken: int = 0) -> list[int]:
+    """Return the ids of a class name in a template, without SOT and EOT.
 
     If ``clip.long_names`` is ``"truncate"``, a name that is too long is cut off at its end, with a warning.
 
@@ -92,15 +79,16 @@ def fit_name(clip: CLIP, name: str, template: str = "{}", taken: int = 0) -> lis
     Raises:
         ValueError: there is no room for the name.
     """
-    room = len(clip.positional_embedding) - 2 - taken
-    ids = tokenizer().encode(template.format(name))
+    words = clip.tokenizer
+    room = clip.context_length - len(words.start) - len(words.end) - taken
+    ids = words.encode(template.format(name))
     if len(ids) <= room:
         return ids
     if clip.long_names == "truncate":
-        pieces = tokenizer().encode(name)
+        pieces = words.encode(name)
         for length in range(len(pieces) - 1, 0, -1):
-            shorter = tokenizer().decode(pieces[:length]).strip()
-            if len(cut := tokenizer().encode(template.format(shorter))) <= room:
+            shorter = words.decode(pieces[:length]).strip()
+            if len(cut := words.encode(template.format(shorter))) <= room:
                 warnings.warn(f"class name {name!r} is too long for CLIP and is truncated to {shorter!r}", stacklevel=2)
                 return cut
     where = "" if template == "{}" else f" in {template!r}"
@@ -110,12 +98,13 @@ def fit_name(clip: CLIP, name: str, template: str = "{}", taken: int = 0) -> lis
     )
 
 
-def tokenize(clip: CLIP, names: Sequence[str], templates: Sequence[str]) -> torch.Tensor:
-    """Return BPE ids (C * templates, L) as ``CLIP.encode_text`` takes them, all templates of a name together."""
-    rows = [fit_name(clip, name, template) for name in names for template in templates]
-    ids = torch.zeros(len(rows), len(clip.positional_embedding), dtype=torch.long)
+def tokenize(clip: Backbone, names: Sequence[str], templates: Sequence[str]) -> torch.Tensor:
+    """Return ids (C * templates, L) as ``Backbone.encode_text`` takes them, all templates of a name together."""
+    words = clip.tokenizer
+    rows = [[*words.start, *fit_name(clip, name, template), *words.end] for name in names for template in templates]
+    ids = torch.full((len(rows), clip.context_length), words.padding)
     for row, pieces in zip(ids, rows, strict=True):
-        row[: len(pieces) + 2] = torch.tensor([tokenizer().sot_token_id, *pieces, tokenizer().eot_token_id])
+        row[: len(pieces)] = torch.tensor(pieces)
     return ids.to(clip.token_embedding.weight.device)
 
 
@@ -136,7 +125,7 @@ def check_names(names: Sequence[str]) -> None:
 
 @torch.no_grad()
 def encode_names(
-    clip: CLIP, names: Sequence[str], templates: Sequence[str] = (DEFAULT,), normalise: bool = True
+    clip: Backbone, names: Sequence[str], templates: Sequence[str] = (DEFAULT,), normalise: bool = True
 ) -> torch.Tensor:
     """Return normalised text features (C, D) of class names, averaged over templates.
 
@@ -152,7 +141,7 @@ def encode_names(
 
 
 @torch.no_grad()
-def encode_texts(clip: CLIP, names: Sequence[str], templates: Sequence[str]) -> torch.Tensor:
+def encode_texts(clip: Backbone, names: Sequence[str], templates: Sequence[str]) -> torch.Tensor:
     """Return text features (C, templates, D), not normalised, of class names in each template."""
     ids = tokenize(clip, names, templates)
     features = torch.cat([clip.encode_text(part) for part in ids.split(256)])
@@ -168,7 +157,7 @@ class FixedText(nn.Module):
         super().__init__()
         self.register_buffer("text", text.unsqueeze(1), persistent=False)
 
-    def forward(self, clip: CLIP) -> torch.Tensor:
+    def forward(self, clip: Backbone) -> torch.Tensor:
         return self.text
 
 
@@ -190,13 +179,13 @@ class Prompts(nn.Module):
         ValueError: another position, or a name too long for CLIP's context.
     """
 
-    ids: torch.Tensor  # (C, L) BPE ids; 0 in the context's places and after the EOT
+    ids: torch.Tensor  # (C, L) ids; 0 in the context's places and after the EOT
     template: torch.Tensor  # (C, L, W) embeddings of SOT, name and EOT; what stands in the context's places is not read
     slots: torch.Tensor  # (C, L) which token of the context stands there; -1: none
 
     def __init__(
         self,
-        clip: CLIP,
+        clip: Backbone,
         names: Sequence[str],
         context: torch.Tensor,
         template: str = "{}",
@@ -209,22 +198,23 @@ class Prompts(nn.Module):
         placed_before = {"end": length, "middle": length // 2, "front": 0}
         if position not in placed_before:
             raise ValueError(f"the class token position is {', '.join(placed_before)}, not {position!r}")
-        before, suffix = placed_before[position], template.partition("{}")[2]
+        before, suffix, words = placed_before[position], template.partition("{}")[2], clip.tokenizer
         rows, slot_rows = [], []
         for name in names:
             pieces = fit_name(clip, name, template, taken=length - replaced)[replaced:]
-            words = template.format(name)
-            following = len(tokenizer().encode(words)) - len(tokenizer().encode(words[: len(words) - len(suffix)]))
+            text = template.format(name)
+            following = len(words.encode(text)) - len(words.encode(text[: len(text) - len(suffix)]))
             named = len(pieces) - following  # up to the end of the name
             row = [*[0] * before, *pieces[:named], *[0] * (length - before), *pieces[named:]]
-            rows.append(torch.tensor([tokenizer().sot_token_id, *row, tokenizer().eot_token_id]))
-            after = 1 + before + named
+            rows.append(torch.tensor([*words.start, *row, *words.end]))
+            first = len(words.start)
+            after = first + before + named
             slot = torch.full_like(rows[-1], -1)
-            slot[[*range(1, 1 + before), *range(after, after + length - before)]] = torch.arange(length)
+            slot[[*range(first, first + before), *range(after, after + length - before)]] = torch.arange(length)
             slot_rows.append(slot)
         warn_of_unseen_words(clip, names)
         self.eot = torch.tensor([len(row) - 1 for row in rows])
-        self.before = before
+        self.n_shared = len(words.start) + before  # the SOT, and what of a shared context stands before names
         ids = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(clip.token_embedding.weight.device)
         self.register_buffer("ids", ids, persistent=False)
         self.context = nn.Parameter(context.to(clip.token_embedding.weight).clone())
@@ -234,12 +224,12 @@ class Prompts(nn.Module):
         self.last_slot = int((slots >= 0).nonzero()[:, 1].max()) if length else 0
         self.register_buffer("slots", slots.to(ids.device), persistent=False)
 
-    def for_names(self, clip: CLIP, names: Sequence[str]) -> "Prompts":
+    def for_names(self, clip: Backbone, names: Sequence[str]) -> "Prompts":
         """Return prompts of other names with this context, which classes must share."""
         return Prompts(clip, names, self.context, *self.form)
 
     def embed(self, context: torch.Tensor, classes: torch.Tensor, places: torch.Tensor, first: int = 0) -> torch.Tensor:
-        """Return the embeddings (M, ..., W) that ``CLIP.encode_prompts`` asks for, of a context with any M."""
+        """Return the embeddings (M, ..., W) that ``Backbone.encode_prompts`` asks for, of a context with any M."""
         template = self.template[classes, places]
         if first > self.last_slot:  # all places are of names
             return template.expand(context.shape[-3], *template.shape)
@@ -249,32 +239,32 @@ class Prompts(nn.Module):
         return torch.where((slots >= 0)[..., None], tokens, template)
 
     def forward(
-        self, clip: CLIP, context: torch.Tensor | None = None, deep: Mapping[int, torch.Tensor] | None = None
+        self, clip: Backbone, context: torch.Tensor | None = None, deep: Mapping[int, torch.Tensor] | None = None
     ) -> torch.Tensor:
         """Return normalised text features (C, M, D); arguments as in ``encode``."""
         return F.normalize(self.encode(clip, context, deep), dim=-1)
 
     def encode(
-        self, clip: CLIP, context: torch.Tensor | None = None, deep: Mapping[int, torch.Tensor] | None = None
+        self, clip: Backbone, context: torch.Tensor | None = None, deep: Mapping[int, torch.Tensor] | None = None
     ) -> torch.Tensor:
         """Return text features (C, M, D) as they leave the text tower, before normalisation.
 
         Args:
             clip: that encodes the prompts.
             context: used instead of the learned one, with any M.
-            deep: as in ``CLIP.encode_prompts``.
+            deep: as in ``Backbone.encode_prompts``.
         """
         context = self.context if context is None else context
-        shared = 1 + (self.before if context.dim() == 3 else 0)  # the SOT, and what of the context stands before names
+        shared = self.n_shared if context.dim() == 3 else len(clip.tokenizer.start)
         return clip.encode_prompts(partial(self.embed, context), self.eot, context.shape[-3], shared, deep)
 
 
-def knows(clip: CLIP, word: str) -> bool:
+def knows(clip: Backbone, word: str) -> bool:
     """Return whether a CLIP saw all pieces of a word in pretraining; only one with a compact vocabulary may not."""
-    return clip.known_tokens is None or clip.known_tokens.issuperset(tokenizer().encode(word))
+    return clip.known_tokens is None or clip.known_tokens.issuperset(clip.tokenizer.encode(word))
 
 
-def warn_of_unseen_words(clip: CLIP, names: Sequence[str]) -> None:
+def warn_of_unseen_words(clip: Backbone, names: Sequence[str]) -> None:
     """Warn of words in class names that a CLIP with a compact vocabulary did not see in pretraining."""
     words = {word: None for name in names for word in name.split()}  # in order, each once
     unseen = [word for word in words if not knows(clip, word)]

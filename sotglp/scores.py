@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
+from sotglp.interface import ImageFeatures
 from sotglp.matching import Match, Matched
 from sotglp.negatives import neg_label_of
-from sotglp.towers import ImageFeatures
 
 Law = Callable[[], torch.Tensor]
 

@@ -14,12 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-# Where patch tokens come from: value-value attention beside the standard stream (CLIP-Surgery); the standard stream;
-# the standard stream with the last block's values in place of its attention (MaskCLIP, arXiv 2112.01071).
-STREAMS = ("vv", "last", "value")
-
-# Class tokens (B, W), and patch tokens (B, P, W) if they are read.
-ImageFeatures = tuple[torch.Tensor, torch.Tensor | None]
+from sotglp.interface import ImageEncoder, check_tiles
 
 
 class QuickGELU(nn.Module):
@@ -91,8 +86,10 @@ class Transformer(nn.Module):
         self.resblocks = blocks  # type: ignore[assignment]  # a ModuleList does not declare the type of its items
 
 
-class ImageTower(nn.Module):
-    """Vision transformer: images (B, 3, S, S) to class tokens and, on request, the patch tokens of a stream."""
+class ImageTower(ImageEncoder):
+    """OpenAI's vision transformer. The pooled token is the class token; tokens come after ln_post, before proj."""
+
+    bias = None
 
     def __init__(
         self,
@@ -116,28 +113,30 @@ class ImageTower(nn.Module):
         self.proj = nn.Parameter(torch.empty(width, embed_dim))
 
     @property
-    def n_patches(self) -> int:
+    def n_patches(self) -> int:  # type: ignore[override]
         """P."""
         return len(self.positional_embedding) - 1
 
-    def forward(self, images: torch.Tensor, local: str | None = "vv") -> ImageFeatures:
-        """Encode images (B, 3, S, S).
+    @property
+    def settings(self) -> list[int]:
+        """The heads of each block."""
+        return [block.attn.heads for block in self.transformer.resblocks]
 
-        Args:
-            images: resized and normalised as in pretraining.
-            local: the stream of the patch tokens, one of STREAMS, or None.
+    def encode_images(
+        self, images: torch.Tensor, streams: Collection[str] = ()
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return self.encode(self.embed(images), streams)
 
-        Returns:
-            Class tokens (B, W) and patch tokens (B, P, W), None without ``local``; both after ln_post, before proj.
-
-        Raises:
-            ValueError: an unknown stream, or images of another size than the positional embeddings'.
-        """
-        if local not in (None, *STREAMS):
-            raise ValueError(f"the patch tokens are of the stream {', '.join(STREAMS)}, or None, not {local!r}")
-        streams = () if local is None else (local,)
-        class_token, patches = self.encode(self.embed(images), streams)
-        return class_token, None if local is None else patches[local]
+    def resize(self, image_size: int) -> None:
+        patch, old = self.conv1.stride[0], round(self.n_patches**0.5)
+        check_tiles(image_size, patch)
+        new, learns = image_size // patch, self.positional_embedding.requires_grad
+        class_token, grid = self.positional_embedding.detach().tensor_split([1])
+        grid = grid.T.unflatten(-1, (old, old))[None]
+        # As open_clip does.
+        grid = F.interpolate(grid, size=(new, new), mode="bicubic", antialias=True, align_corners=False)
+        embedding = torch.cat([class_token, grid[0].flatten(1).T])
+        self.image_size, self.positional_embedding = image_size, nn.Parameter(embedding, requires_grad=learns)
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """Return tokens (B, 1 + P, W): the class token and the patches, with their positions.
@@ -145,9 +144,7 @@ class ImageTower(nn.Module):
         Raises:
             ValueError: images of another size than the positional embeddings'.
         """
-        if images.shape[-2:] != (self.image_size, self.image_size):
-            size = (self.image_size, self.image_size)
-            raise ValueError(f"images are {tuple(images.shape[-2:])} pixels, but this CLIP takes {size}")
+        self.check_size(images)
         patches = self.conv1(images).flatten(2).transpose(1, 2)
         class_token = self.class_embedding.expand(images.shape[0], 1, -1)  # len() would fix the number in an export
         return torch.cat([class_token, patches], dim=1) + self.positional_embedding

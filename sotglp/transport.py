@@ -91,10 +91,11 @@ def stopped_sinkhorn(s: torch.Tensor, eps: float, threshold: float, max_iter: in
     rows, columns = kernel.shape[-2:]
     u, v = kernel.new_ones(kernel.shape[:-1]), kernel.new_ones((*kernel.shape[:-2], columns))
     steps, change = 0, math.inf
-    while change >= threshold and steps < max_iter:
-        last, u = u, 1 / rows / (kernel @ v[..., None])[..., 0]
-        v = 1 / columns / (kernel.mT @ u[..., None])[..., 0]
-        steps, change = steps + 1, (u - last).abs().mean().item()
+    with torch.autocast(s.device.type, enabled=False):  # the products would be in half precision
+        while change >= threshold and steps < max_iter:
+            last, u = u, 1 / rows / (kernel @ v[..., None])[..., 0]
+            v = 1 / columns / (kernel.mT @ u[..., None])[..., 0]
+            steps, change = steps + 1, (u - last).abs().mean().item()
     return u[..., None] * kernel * v[..., None, :], steps
 
 

@@ -15,7 +15,8 @@ import trainers  # noqa: F401 (registers them)
 from dassl.config import get_cfg_default, merge_pairs
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import set_random_seed
-from sotglp.clip import CLIP, PIXEL_MEAN, PIXEL_STD
+from sotglp.clip import CLIP
+from sotglp.interface import PIXEL_MEAN, PIXEL_STD
 
 IMAGES, TARGETS = 5, torch.tensor([0, 1, 2, 3, 1])
 

@@ -64,7 +64,7 @@ class CLAP(AdapterTrainer):
     DEFAULTS = dict(
         CONSTRAINT="l2",  # l2, l2_corrected, l2_constant, l2_balanced, l2_adaptative or none
         VIEWS=20,  # of each training image, all of which are in an epoch
-        PREC="fp32",  # fp32, amp or fp16
+        PREC="fp32",  # fp32, amp, fp16 or bf16
     )
     RANGES = {"VIEWS": "[1, inf)"}
 

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import init
 
 from dassl.engine import TRAINER_REGISTRY
-from sotglp import PromptedCLIP
+from sotglp import CLIP, PromptedCLIP
 from sotglp.prompts import tokenize
 from sotglp.templates import DEFAULT
 from sotglp.toolbox.adapter import scale_logits
@@ -88,6 +88,7 @@ class CLIPLoRA(CLIPTrainer):
     """Low-Rank Few-Shot Adaptation of Vision-Language Models, https://arxiv.org/abs/2405.18541"""
 
     NODE = "CLIPLORA"
+    BACKBONE = CLIP
     LR_MIN = 1e-6
     splits = False  # dropout draws random numbers inside the towers
     DEFAULTS = dict(
@@ -95,7 +96,7 @@ class CLIPLoRA(CLIPTrainer):
         ALPHA=1.0,  # scale of the product, times the root of r
         DROPOUT=0.25,  # share of the channels left out before the product, in training
         LOGIT_SCALE=100.0,  # factor of the cosines; 0: CLIP's own
-        PREC="amp",  # fp32, amp or fp16
+        PREC="amp",  # fp32, amp, fp16 or bf16
     )
     RANGES = {"RANK": "[1, inf)", "ALPHA": "[0, inf)", "DROPOUT": "[0, 1)", "LOGIT_SCALE": "[0, inf)"}
 

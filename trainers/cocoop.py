@@ -19,7 +19,7 @@ class ConditionalCLIP(PromptedCLIP):
     """Shared prompts whose context tokens are all shifted by the meta-net's output for an image."""
 
     def __init__(self, clip, prompts):
-        joint, width = clip.text_projection.shape[1], clip.token_embedding.weight.shape[1]
+        joint, width = clip.embed_dim, clip.token_embedding.weight.shape[1]
         layers = nn.Linear(joint, joint // 16), nn.ReLU(), nn.Linear(joint // 16, width)
         super().__init__(clip, nn.ModuleDict({"prompts": prompts, "meta_net": nn.Sequential(*layers)}))
 
@@ -50,7 +50,7 @@ class CoCoOp(CLIPTrainer):
     DEFAULTS = dict(
         N_CTX=4,  # context tokens, unless CTX_INIT gives the words
         CTX_INIT="a photo of a",  # words that the context starts from; random if empty
-        PREC="fp16",  # fp32, amp or fp16
+        PREC="fp16",  # fp32, amp, fp16 or bf16
     )
     RANGES = {"N_CTX": "[1, inf)"}
 

@@ -23,7 +23,7 @@ class CoOp(CLIPTrainer):
         CSC=False,  # class-specific: each class has its own context
         CTX_INIT="",  # words that the context starts from; random if empty
         CLASS_TOKEN_POSITION="end",  # where the class name stands: end, middle or front
-        PREC="fp16",  # fp32, amp or fp16
+        PREC="fp16",  # fp32, amp, fp16 or bf16
     )
     RANGES = {"N_CTX": "[1, inf)"}
 

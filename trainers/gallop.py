@@ -70,7 +70,7 @@ class GalLoP(CLIPTrainer):
         TOPK=[5, 10, 15, 20],  # patches of each local prompt
         CTX_INIT="A photo of a",  # words that a context starts from
         PROMPT_DROPOUT=0.75,  # share of the global prompts left out for each training image
-        PREC="amp",  # fp32, amp or fp16
+        PREC="amp",  # fp32, amp, fp16 or bf16
     )
     RANGES = {"N_GLOBAL": "[1, inf)", "PROMPT_DROPOUT": "[0, 1]"}
 

@@ -65,7 +65,7 @@ class GDA(AdapterTrainer):
         ALPHA=1.0,  # weight of the discriminant, without validation images
         ALPHAS=[1e-4, 1e-3, 0.01, 0.1, 1.0, 10.0, 100.0],  # values that are tried on them
         LOGIT_SCALE=100.0,  # factor of the cosines with the text; 0: CLIP's own
-        PREC="fp32",  # fp32, amp or fp16
+        PREC="fp32",  # fp32, amp, fp16 or bf16
     )
     RANGES = {"VIEWS": "[1, inf)", "ALPHA": "[0, inf)", "LOGIT_SCALE": "[0, inf)"}
 

@@ -18,7 +18,7 @@ class KgCoOp(CLIPTrainer):
         N_CTX=4,  # context tokens, unless CTX_INIT gives the words
         CTX_INIT="a photo of a",  # words that the context starts from; random if empty
         W=8.0,  # weight of the distance to the text features of the hand-written prompts
-        PREC="fp16",  # fp32, amp or fp16
+        PREC="fp16",  # fp32, amp, fp16 or bf16
     )
     TEMPLATES = {"DescribableTextures": "a photo of a {}, a type of texture."}
     RANGES = {"N_CTX": "[1, inf)", "W": "[0, inf)"}

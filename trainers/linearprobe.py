@@ -23,7 +23,7 @@ class ProbedCLIP(PromptedCLIP):
 
     def match(self, features, text=None):
         """Return Similarities with g (B, C, 1): no cosines, but the layer's logits over the logit scale."""
-        logits = self.learned(features[0] @ self.clip.visual.proj)
+        logits = self.learned(self.clip.visual.to_joint(features[0]))
         return Similarities(logits.unsqueeze(-1) / self.logit_scale, None)
 
 
@@ -35,12 +35,12 @@ class LinearProbe(CLIPTrainer):
     class_specific = True
     DEFAULTS = dict(
         DECAY=3.16,  # 1 / scikit-learn's C, used without validation images
-        PREC="fp32",  # fp32, amp or fp16
+        PREC="fp32",  # fp32, amp, fp16 or bf16
     )
     RANGES = {"DECAY": "(0, inf)"}
 
     def make_model(self, clip, names):
-        return ProbedCLIP(clip, nn.Linear(clip.visual.proj.shape[1], len(names)))
+        return ProbedCLIP(clip, nn.Linear(clip.embed_dim, len(names)))
 
     def run_epoch(self):
         """Fit the classifier."""

@@ -42,7 +42,7 @@ class LoCoOp(CLIPTrainer):
         CTX_INIT="",  # words that the context starts from; random if empty
         TOPK=0,  # best classes of a patch that it shows; 0 is a fifth of the classes, as the published 200 of 1000
         LAMBDA=0.25,  # weight of the other patches' entropy
-        PREC="fp16",  # fp32, amp or fp16
+        PREC="fp16",  # fp32, amp, fp16 or bf16
     )
     RANGES = {"N_CTX": "[1, inf)", "TOPK": "[0, inf)", "LAMBDA": "[0, inf)"}
 

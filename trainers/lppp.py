@@ -102,7 +102,7 @@ class LPPP(AdapterTrainer):
         VIEWS=1,  # of each training image
         WEIGHTS="sum",  # where a class's weights start: sum or mean of its features
         ALL_GRADIENTS=True,  # alpha's step takes the sum of all gradients, otherwise its epoch's
-        PREC="fp32",  # fp32, amp or fp16
+        PREC="fp32",  # fp32, amp, fp16 or bf16
     )
     RANGES = {"VIEWS": "[1, inf)"}
 

@@ -7,6 +7,7 @@ learned linear map F_j. The first N_CTX words of CTX_INIT start the first text p
 from torch import nn
 
 from dassl.engine import TRAINER_REGISTRY
+from sotglp import CLIP
 from sotglp.deep import DeepPromptedCLIP, DeepPrompts, check_depth, first_context
 from sotglp.toolbox.trainer import CLIPTrainer
 
@@ -29,11 +30,12 @@ class MaPLe(CLIPTrainer):
     """MaPLe: Multi-modal Prompt Learning, https://arxiv.org/abs/2210.03117"""
 
     NODE = "MAPLE"
+    BACKBONE = CLIP
     DEFAULTS = dict(
         N_CTX=2,  # prompts of a block
         CTX_INIT="a photo of a",  # words whose first N_CTX the first text prompts start from; random if empty
         PROMPT_DEPTH=9,  # blocks with prompts, in both towers
-        PREC="fp16",  # fp32, amp or fp16
+        PREC="fp16",  # fp32, amp, fp16 or bf16
     )
     RANGES = {"N_CTX": "[1, inf)", "PROMPT_DEPTH": "[1, inf)"}
 

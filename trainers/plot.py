@@ -64,7 +64,7 @@ class TransportTrainer(CLIPTrainer):
         EPS=0.1,  # entropic regularisation
         THRESHOLD=1e-2,  # mean change of Sinkhorn's scaling below which it stops
         MAX_ITER=100,  # largest number of its steps
-        PREC="fp16",  # fp32, amp or fp16
+        PREC="fp16",  # fp32, amp, fp16 or bf16
     )
     RANGES = {"N": "[1, inf)", "EPS": "(0, inf)", "THRESHOLD": "[0, inf)", "MAX_ITER": "[1, inf)"}
 

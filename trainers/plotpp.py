@@ -14,8 +14,9 @@ from torch import nn
 
 from dassl.engine import TRAINER_REGISTRY
 from dassl.optim import build_optimizer
+from sotglp import CLIP
 from sotglp.deep import random_prompts
-from sotglp.prompts import Prompts, start_contexts, tokenizer
+from sotglp.prompts import Prompts, start_contexts
 from trainers.plot import TransportCLIP, TransportTrainer
 
 # Words of the four text prompts, by data set.
@@ -110,6 +111,7 @@ class PLOTPP(TransportTrainer):
     """Prompt Learning with Optimal Transport for Vision-Language Models, https://arxiv.org/abs/2210.01253"""
 
     NODE = "PLOTPP"
+    BACKBONE = CLIP
     DEFAULTS = dict(
         **TransportTrainer.DEFAULTS,
         M=4,  # vision prompts
@@ -130,10 +132,10 @@ class PLOTPP(TransportTrainer):
         if not self.node.CTX_INIT:
             contexts = start_contexts(clip, self.node.N, self.node.N_CTX)
             return [Prompts(clip, names, context[None], "{}.") for context in contexts]
-        words, prompts = self.words(), []
+        tokenizer, words, prompts = clip.tokenizer, self.words(), []
         length = len(words[0].split())
         for text in words:
-            ids = [*tokenizer().encode(text), tokenizer().eot_token_id, *[0] * length][:length]
+            ids = [*tokenizer.encode(text), *tokenizer.end, *[tokenizer.padding] * length][:length]
             context = clip.token_embedding.weight[ids]
             prompts.append(Prompts(clip, names, context[None], f"{text} {{}}.", replaced=length))
         return prompts

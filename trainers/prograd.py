@@ -29,7 +29,7 @@ class ProGrad(CLIPTrainer):
         CTX_INIT=True,  # the context starts from the words of the data set's template; at random if False
         LAMBDA=1.0,  # share of the opposing part that is left out
         T=1.0,  # temperature of both predictions in the divergence
-        PREC="fp16",  # fp32, amp or fp16
+        PREC="fp16",  # fp32, amp, fp16 or bf16
     )
     TEMPLATES = {
         "OxfordPets": "a type of pet, a photo of a {}.",

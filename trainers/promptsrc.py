@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from dassl.engine import TRAINER_REGISTRY
+from sotglp import CLIP
 from sotglp.deep import DeepPromptedCLIP, DeepPrompts, check_depth, first_context, random_prompts
 from sotglp.matching import similarities
 from sotglp.prompts import encode_names
@@ -85,6 +86,7 @@ class PromptSRC(CLIPTrainer):
     """Self-regulating Prompts: Foundational Model Adaptation without Forgetting, https://arxiv.org/abs/2307.06948"""
 
     NODE = "PROMPTSRC"
+    BACKBONE = CLIP
     DEFAULTS = dict(
         N_CTX_TEXT=4,  # prompts of a block of the text tower
         N_CTX_VISION=4,  # of the image tower
@@ -95,7 +97,7 @@ class PromptSRC(CLIPTrainer):
         IMAGE_LOSS_WEIGHT=10.0,  # of the difference of image features
         GPA_MEAN=45.0,  # mean of the density that weights the epochs, in epochs
         GPA_STD=5.0,  # its standard deviation, in epochs
-        PREC="fp16",  # fp32, amp or fp16
+        PREC="fp16",  # fp32, amp, fp16 or bf16
     )
     RANGES = {
         **{key: "[1, inf)" for key in ("N_CTX_TEXT", "N_CTX_VISION", "PROMPT_DEPTH_TEXT", "PROMPT_DEPTH_VISION")},

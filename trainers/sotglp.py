@@ -25,11 +25,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from dassl.engine import TRAINER_REGISTRY
+from sotglp.interface import STREAMS
 from sotglp.matching import Match, mean_similarities, on_support, own_support, similarities, sparse_support
 from sotglp.prompted import PromptedCLIP, identity_projection
 from sotglp.prompts import Prompts, context_from_text, orthogonal_contexts, xavier_contexts
 from sotglp.toolbox.trainer import CLIPTrainer
-from sotglp.towers import STREAMS
 from sotglp.transport import transport_plan, unbalanced_plan, uniform_plan
 
 LOCAL_INITS = {"xavier": xavier_contexts, "orthogonal": orthogonal_contexts}
@@ -53,7 +53,7 @@ class SparseTransportCLIP(PromptedCLIP):
         eps: entropic regularisation.
         projection: whether the patch tokens pass the learned W x W matrix M, at first the identity.
         local_init: start of the local contexts, one of LOCAL_INITS.
-        local: stream of the patch tokens, one of ``sotglp.towers.STREAMS``.
+        local: stream of the patch tokens, one of ``sotglp.interface.STREAMS``.
         support, plan: keys of SUPPORTS and PLANS.
 
     Raises:
@@ -80,8 +80,9 @@ class SparseTransportCLIP(PromptedCLIP):
                 raise ValueError(f"{value!r} is not one of {', '.join(allowed)}")
         if min(n_global, n_local) < 0 or n_global + n_local == 0:
             raise ValueError(f"at least 1 global or local prompt is needed, not {n_global} and {n_local}")
+        clip.visual.check_stream(local if n_local else None)
         n_patches = clip.visual.n_patches
-        if not 0 <= topk <= n_patches:
+        if n_local and not 0 <= topk <= n_patches:
             raise ValueError(f"the support holds 1 to P = {n_patches} patches of an image, or all (0), not {topk}")
         if not eps > 0:
             raise ValueError(f"the entropic regularisation eps must be positive, not {eps}")
@@ -183,7 +184,7 @@ class SOTGLP(CLIPTrainer):
         EPS=0.1,  # entropic regularisation
         PROJECTION=True,  # a learned matrix on the patch tokens; False is the projection-free variant
         PROMPT_DROPOUT=0.75,  # share of the global prompts left out for each training image
-        PREC="amp",  # fp32, amp or fp16
+        PREC="amp",  # fp32, amp, fp16 or bf16
     )
     RANGES = {
         **{key: "[0, inf)" for key in ("N_GLOBAL", "N_LOCAL", "TOPK")},

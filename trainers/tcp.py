@@ -8,6 +8,7 @@ the resulting text features t_c. The learned prompt ends like the data set's tem
 from torch import nn
 
 from dassl.engine import TRAINER_REGISTRY
+from sotglp import CLIP
 from sotglp.prompted import AnchoredCLIP, anchor_distance
 from sotglp.toolbox.trainer import CLIPTrainer
 from sotglp.towers import QuickGELU
@@ -51,12 +52,13 @@ class TCP(CLIPTrainer):
     """TCP: Textual-based Class-aware Prompt tuning for Visual-Language Model, https://arxiv.org/abs/2311.18231"""
 
     NODE = "TCP"
+    BACKBONE = CLIP
     DEFAULTS = dict(
         N_CTX=4,  # context tokens, at least four, unless CTX_INIT gives the words
         CTX_INIT="",  # words that the context starts from; random if empty
         BLOCK=8,  # of the text tower, from 0; class-aware tokens take the context's places before it
         W=8.0,  # weight of the distance to the text features of the hand-written prompts
-        PREC="fp16",  # fp32, amp or fp16
+        PREC="fp16",  # fp32, amp, fp16 or bf16
     )
     TEMPLATES = {
         "FGVCAircraft": "a photo of an aircraft {}.",

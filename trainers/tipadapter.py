@@ -94,7 +94,7 @@ class CacheTrainer(AdapterTrainer):
         SEARCH_SCALE=[7.0, 3.0],  # ends of the search for beta and alpha, which starts at 0.1
         SEARCH_STEP=[200, 20],  # values of beta and alpha that are tried
         LOGIT_SCALE=100.0,  # factor of the cosines with the text; 0: CLIP's own
-        PREC="fp16",  # fp32, amp or fp16
+        PREC="fp16",  # fp32, amp, fp16 or bf16
     )
     RANGES = {"ALPHA": "[0, inf)", "BETA": "[0, inf)", "LOGIT_SCALE": "[0, inf)"}
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dassl.engine import TRAINER_REGISTRY
-from sotglp import PromptedCLIP
+from sotglp import CLIP, PromptedCLIP
 from sotglp.prompts import tokenize
 from sotglp.templates import DEFAULT
 from sotglp.toolbox.trainer import CLIPTrainer
@@ -83,13 +83,14 @@ class TwoSFS(CLIPTrainer):
     """Rethinking Few-Shot Adaptation of Vision-Language Models in Two Stages, https://arxiv.org/abs/2503.11609"""
 
     NODE = "TWOSFS"
+    BACKBONE = CLIP
     LR_MIN = 1e-6
     DEFAULTS = dict(
         SHARE=0.6,  # of the epochs, in the first stage
         CLASSIFIER=True,  # whether there is a second stage; False: the tuned towers alone, for any classes
         IMAGE_START=0,  # first block of the image tower whose norms are learned
         TEXT_START=0,  # and of the text tower
-        PREC="amp",  # fp32, amp or fp16
+        PREC="amp",  # fp32, amp, fp16 or bf16
     )
     RANGES = {"SHARE": "[0, 1]", "IMAGE_START": "[0, inf)", "TEXT_START": "[0, inf)"}
 

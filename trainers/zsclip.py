@@ -18,7 +18,7 @@ class ZeroshotCLIP(CLIPTrainer):
     NODE = "ZEROSHOTCLIP"
     DEFAULTS = dict(
         TEMPLATE="",  # prompt with {} for the class name; the data set's own if empty
-        PREC="fp32",  # fp32, amp or fp16
+        PREC="fp32",  # fp32, amp, fp16 or bf16
     )
 
     def check_cfg(self, cfg):

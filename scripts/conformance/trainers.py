@@ -12,7 +12,7 @@ import trainers  # noqa: F401 (registers them)
 from dassl.config import compose
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
-from sotglp.clip import PIXEL_MEAN, PIXEL_STD
+from sotglp.interface import PIXEL_MEAN, PIXEL_STD
 
 
 class OnReference:

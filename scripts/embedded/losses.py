@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from scripts.embedded.batches import PATCHES
-from sotglp.clip import PIXEL_MEAN, PIXEL_STD
+from sotglp.interface import PIXEL_MEAN, PIXEL_STD
 
 EVEN, DRAWN = 0.5, 24  # weight of evenness, and among how many categories
 

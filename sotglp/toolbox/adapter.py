@@ -11,13 +11,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from sotglp.clip import CLIP
 from sotglp.features import EncodedImages, seeded
+from sotglp.interface import Backbone
 from sotglp.matching import similarities
 from sotglp.toolbox.trainer import CLIPTrainer
 
 
-def scale_logits(clip: CLIP, factor: float) -> None:
+def scale_logits(clip: Backbone, factor: float) -> None:
     """Give a CLIP another logit scale; 0 leaves it its own."""
     if factor:
         clip.logit_scale.data.fill_(math.log(factor))

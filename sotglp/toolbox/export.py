@@ -175,5 +175,7 @@ def head(trainer: CLIPTrainer) -> dict[str, torch.Tensor]:
     for name, value in model.learned.state_dict(keep_vars=True).items():
         if not any(value is context for context in contexts):
             tensors[name] = value
-    tensors.update(image_proj=model.clip.visual.proj, logit_scale=model.logit_scale)
+    clip = model.clip
+    tensors.update(image_proj=clip.visual.proj, image_bias=clip.visual.bias)
+    tensors.update(logit_scale=model.logit_scale, logit_bias=clip.logit_bias)
     return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items() if value is not None}

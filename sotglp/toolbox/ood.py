@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
+from sotglp.interface import ImageFeatures
 from sotglp.matching import Matched
 from sotglp.negatives import Negatives, negatives_of
 from sotglp.prompted import PromptedCLIP
 from sotglp.scores import Scores, ood_scores
-from sotglp.towers import ImageFeatures
 
 WORDS_AT_A_TIME = 1024  # that are read in the learned prompts; bounds the memory
 

@@ -29,10 +29,10 @@ from dassl.utils import (
 )
 from dassl.utils.images import to_rgb
 from sotglp.features import seeded
+from sotglp.interface import ImageFeatures
 from sotglp.matching import Matched
 from sotglp.scores import Scores
 from sotglp.toolbox.trainer import CLIPTrainer
-from sotglp.towers import ImageFeatures
 
 THRESHOLDS = "ood_threshold.json"  # in the run's folder
 PREFERRED = ("GL-MCM", "MCM", "L-MCM")  # OOD scores; the first that a method has is its default

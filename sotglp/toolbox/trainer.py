@@ -23,7 +23,7 @@ from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from sotglp import parallel
 from sotglp.backbones import load_clip
-from sotglp.clip import CLIP
+from sotglp.interface import Backbone, ImageFeatures
 from sotglp.matching import Matched
 from sotglp.memory import memory_budget
 from sotglp.precision import MixedPrecision
@@ -34,7 +34,6 @@ from sotglp.templates import template_of
 from sotglp.toolbox.kept import KeptFeatures
 from sotglp.toolbox.ood import ScoredImages
 from sotglp.toolbox.upstream import ignore
-from sotglp.towers import ImageFeatures
 
 
 class CLIPTrainer(ScoredImages, KeptFeatures):
@@ -49,6 +48,7 @@ class CLIPTrainer(ScoredImages, KeptFeatures):
         DEFAULTS: {key: value} of the node.
         RANGES: {key: interval} of the node's numbers, such as "[0, inf)".
         TEMPLATES: {data set: hand-written template} where the method has its own.
+        BACKBONE: kind of backbone that the method works with: Backbone, or CLIP if it reaches inside the towers.
         LR_MIN: where a cosine over all steps ends; None: OPTIM's schedule, which changes with the epochs.
         parallel: whether several processes (torchrun) can train as one.
         splits: whether these processes share out the work; otherwise each does all of it.
@@ -58,6 +58,7 @@ class CLIPTrainer(ScoredImages, KeptFeatures):
     DEFAULTS: dict[str, Any] = {}
     RANGES: dict[str, str] = {}
     TEMPLATES: dict[str, str] = {}
+    BACKBONE: type[Backbone] = Backbone
     LR_MIN: float | None = None
     parallel = True
     splits = True
@@ -88,6 +89,11 @@ class CLIPTrainer(ScoredImages, KeptFeatures):
         self.precision = MixedPrecision(self.node.PREC, self.device)
         self.scaler = self.precision.scaler  # the toolbox saves its state with the checkpoints
         clip = load_clip(cfg.MODEL.BACKBONE.NAME).to(self.device)
+        if not isinstance(clip, self.BACKBONE):
+            raise ValueError(
+                f"{cfg.TRAINER.NAME} reaches inside the towers, which must be of OpenAI's architecture, as those of "
+                f"ViT-B/16 are: {cfg.MODEL.BACKBONE.NAME} is of another one"
+            )
         clip.memory_budget = memory_budget(cfg.TRAINER.get("MEMORY_BUDGET", 0), self.device)
         if self.device.type == "cpu":
             clip.memory_budget //= parallel.size()  # processes share the memory
@@ -142,16 +148,18 @@ class CLIPTrainer(ScoredImages, KeptFeatures):
         """Let the schedule of the learning rate begin anew."""
         self.sched = self._scheds["prompt_learner"] = self.build_schedule()
 
-    def make_model(self, clip: CLIP, names: Sequence[str]) -> PromptedCLIP:
+    def make_model(self, clip: Backbone, names: Sequence[str]) -> PromptedCLIP:
         """Return the model of the C class names, of which ``learned`` is trained and saved."""
         raise NotImplementedError
 
-    def shared_prompts(self, clip: CLIP, names: Sequence[str], n_prompts: int = 1, template: str = "{}.") -> Prompts:
+    def shared_prompts(
+        self, clip: Backbone, names: Sequence[str], n_prompts: int = 1, template: str = "{}."
+    ) -> Prompts:
         """Return CoOp's prompts: contexts that classes share, by the node's N_CTX and CTX_INIT, and full stops."""
         context = start_contexts(clip, n_prompts, self.node.N_CTX, self.node.CTX_INIT)
         return Prompts(clip, names, context, template)
 
-    def zero_shot_text(self, clip: CLIP, names: Sequence[str]) -> torch.Tensor:
+    def zero_shot_text(self, clip: Backbone, names: Sequence[str]) -> torch.Tensor:
         """Return the normalised text features (C, D) of class names in the hand-written templates."""
         return encode_names(clip, names, self.templates)
 
@@ -251,7 +259,7 @@ class CLIPTrainer(ScoredImages, KeptFeatures):
     def encode_images(self, batches: Iterable[Mapping[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return image features (n, D), not normalised, and labels (n,) of a test's batches."""
         tokens, labels = self.class_tokens(batches)
-        return tokens @ self.model.clip.visual.proj, labels
+        return self.model.clip.visual.to_joint(tokens), labels
 
     @torch.no_grad()
     def class_tokens(self, batches: Iterable[Mapping[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -103,7 +103,7 @@ def test_weights_files_and_unknown_names(vit, tmp_path, home, monkeypatch):
     torch.save(vit.state_dict(), path)
     assert module._download(module._MODELS[str(path)]) == str(path)
     assert clip.load(str(path), device="cpu")[0].visual.input_resolution == 32
-    with pytest.raises(KeyError, match="unknown CLIP ViT-Z/1: use RN50, .*small, or a file of weights"):
+    with pytest.raises(KeyError, match="unknown CLIP ViT-Z/1: use ViT-B/32, .*RN50, .*small, or a file of weights"):
         clip.load("ViT-Z/1")
     assert {"RN50", "RN101", "ViT-B/32", "ViT-B/16", "ViT-L/14"} <= set(clip.available_models())
 

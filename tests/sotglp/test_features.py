@@ -17,7 +17,7 @@ from dassl.utils import set_random_seed
 from scripts.methods import read_methods
 from scripts.run import make_runs
 from sotglp.features import EncodedImages
-from sotglp.towers import STREAMS
+from sotglp.interface import STREAMS
 
 COMMON = [
     *("--dataset-config-file", "configs/datasets/fashion_mnist.yaml", "--config-file", "configs/backbones/small.yaml"),

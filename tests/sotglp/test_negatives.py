@@ -10,7 +10,8 @@ from scripts.embedded import make_words, wordnet
 from sotglp import choose_negatives, load_clip, matching, neg_label, negatives, ood_scores
 from sotglp.negatives import TEMPLATES
 from sotglp.prompted import Similarities
-from sotglp.prompts import encode_names, tokenizer
+from sotglp.prompts import encode_names
+from sotglp.tokens import bpe
 
 
 def unit(*shape):
@@ -123,7 +124,7 @@ def test_nouns_and_adjectives_are_chosen_apart_among_words_that_the_clip_knows(m
 
 
 def knows_all(clip, word):
-    return set(tokenizer().encode(word)) <= clip.known_tokens
+    return set(bpe().encode(word)) <= clip.known_tokens
 
 
 def test_a_clip_that_knows_no_word_is_refused():

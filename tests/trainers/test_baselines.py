@@ -223,7 +223,7 @@ def test_gallop_s_prompts_start_equal(build):
         ("GalLoP", {"TOPK": []}, "TRAINER.GALLOP.TOPK needs a number of patches from 1"),
         ("GalLoP", {"TOPK": [5, 0]}, "TRAINER.GALLOP.TOPK needs a number of patches from 1"),
         ("LoCoOp", {"TOPK": 5}, "TOPK must be 1 to 4 classes, or 0 for a fifth: 5"),
-        ("ProGrad", {"PREC": "half"}, "fp32, amp, fp16"),
+        ("ProGrad", {"PREC": "half"}, "fp32, amp, fp16, bf16"),
     ],
 )
 def test_impossible_settings_are_refused(build, name, settings, message):

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from dassl.config import get_cfg_default, merge_pairs
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import load_checkpoint, set_random_seed
-from sotglp import clip as clip_module
-from sotglp import load_clip
-from sotglp.clip import CLIP, PIXEL_MEAN, PIXEL_STD
+from sotglp import interface, load_clip
+from sotglp.clip import CLIP
+from sotglp.interface import PIXEL_MEAN, PIXEL_STD
 from train import main
 
 IMAGE_WIDTH, TEXT_WIDTH, LAYERS, HEAD = 192, 128, 2, 64
@@ -222,7 +222,7 @@ def test_a_memory_budget_leaves_the_gradient_of_dropped_channels(moved, monkeypa
         return torch.autograd.grad((text * weights).sum(), list(moved.model.learned[LAYERS:].parameters()))
 
     ours = gradients()
-    monkeypatch.setattr(clip_module, "checkpoint", lambda run, *rows, **options: parts.append(rows) or run(*rows))
+    monkeypatch.setattr(interface, "checkpoint", lambda run, *rows, **options: parts.append(rows) or run(*rows))
     close(ours, gradients())
     assert len(parts) == 4 and all(gradient.any() for gradient in ours)
 

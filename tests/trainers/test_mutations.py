@@ -16,6 +16,7 @@ from dassl.optim import lr_scheduler, optimizer
 from scripts.conformance.files import ReferenceFile
 from scripts.conformance.ways import check
 from sotglp import draw_prompts, negatives, scores, towers, transport
+from sotglp.interface import ImageEncoder
 from sotglp.prompted import PromptedCLIP, anchor_distance
 from sotglp.prompts import Prompts
 from sotglp.toolbox.adapter import scale_logits
@@ -54,8 +55,8 @@ FAULTS = {  # {file: {fault: (function, a part of its code, what stands there in
         "own supports": (MODEL.__init__, "SUPPORTS[support]", "SUPPORTS['own']"),
         "first V-V block without attention": (TOWER, "standard[:, 1:] + vv if first", "vv if first"),
         "patches without ln_post": (TOWER, "self.ln_post(tokens) for", "tokens for"),
-        "M transposed": (PromptedCLIP.to_joint, "weight.T @", "weight @"),
-        "M not used": (PromptedCLIP.to_joint, "projection.weight.T @ to_joint", "to_joint"),
+        "M transposed": (ImageEncoder.to_joint, "first.T @", "first @"),
+        "M not used": (ImageEncoder.to_joint, "first.T @ matrix", "matrix"),
         "sign of MCM": (scores.mcm, "return -", "return "),
         "sign of L-MCM": (scores.l_mcm, "return -", "return "),
         "half of a loss": (sotglp.sotglp_loss, "F.cross_entropy(", "0.5 * F.cross_entropy("),

@@ -160,11 +160,11 @@ def test_coop_contexts(train, tmp_path, options, shape):
     [
         ("SOTGLP", ["TRAINER.SOTGLP.TOPK", "65"], "1 to P = 64 patches"),
         ("SOTGLP", ["TRAINER.SOTGLP.LOCAL_INIT", "zeros"], "xavier, orthogonal"),
-        ("SOTGLP", ["TRAINER.SOTGLP.PREC", "fp8"], "fp32, amp, fp16"),
+        ("SOTGLP", ["TRAINER.SOTGLP.PREC", "fp8"], "fp32, amp, fp16, bf16"),
         ("SOTGLP", ["TRAINER.SOTGLP.EPS", "0."], "TRAINER.SOTGLP.EPS must be in (0, inf), got 0.0"),
         ("SOTGLP", ["TRAINER.SOTGLP.PROMPT_DROPOUT", "2."], "PROMPT_DROPOUT must be in [0, 1], got 2.0"),
         ("SOTGLP", ["INPUT.SIZE", "(32, 32)"], "INPUT.SIZE is (32, 32), but this CLIP was pretrained with (64, 64)"),
-        ("SOTGLP", ["MODEL.BACKBONE.NAME", "RN50"], "backbone RN50 is a ResNet"),
+        ("SOTGLP", ["MODEL.BACKBONE.NAME", "RN51"], "did you mean RN50"),
         ("CoOp", ["TRAINER.COOP.CLASS_TOKEN_POSITION", "left"], "end, middle, front"),
         ("ZeroshotCLIP", ["TRAINER.ZEROSHOTCLIP.TEMPLATE", "a photo"], "needs one {}"),
     ],
