@@ -75,8 +75,8 @@ YAML = {
 }
 SMALL_CLIP = {
     "INPUT.SIZE": (64, 64),
-    "INPUT.PIXEL_MEAN": list(sotglp.clip.PIXEL_MEAN),
-    "INPUT.PIXEL_STD": list(sotglp.clip.PIXEL_STD),
+    "INPUT.PIXEL_MEAN": list(sotglp.interface.PIXEL_MEAN),
+    "INPUT.PIXEL_STD": list(sotglp.interface.PIXEL_STD),
 }
 DAMAGE = ("cut", "flipped", "empty", "text", "foreign", "pickle", "list", "bare", "run", "run as pickle")
 
