@@ -31,6 +31,7 @@ KEPT = (  # of results.json
     *("shots", "seed", "protocol", "backbone", "epochs", "metrics", "seconds", "peak_gib", "learned_parameters"),
     *("device", "threads", "versions", "git", "config_hash", "backbone_hash"),
 )
+OOD = ("sets", "average", "near", "full spectrum", "images")  # of ood.json: no histograms, and no paths
 NEEDED = ("method", "trainer", "variant", "dataset", "trained_on", "tested_on", "split_hash", *KEPT)  # to show it
 
 
@@ -51,7 +52,7 @@ def line_of(path):
         },
         **{key: tested.results.get(key) for key in KEPT},
         **{key: run.results.get(key) for key in ("shots", "seed", "epochs")},
-        "ood": {part: ood[part] for part in ("sets", "average", "images")} if ood else None,
+        "ood": {part: ood[part] for part in OOD if part in ood} or None,
         "split_hash": {**digits, "train": run.results.get("split_hash", {}).get("train")} if digits else None,
         "learned_hash": {file.parent.name: hash_file(file) for file in run.weights()},
     }

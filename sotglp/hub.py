@@ -91,6 +91,7 @@ def other(config: dict[str, Any], source: Mapping[str, Any], name: str, architec
         reason = str(error).splitlines()[-1].strip()
         raise ValueError(f"{path} does not hold the weights of {name}: {reason}") from error
     clip = wrap(model, config["embed_dim"])
+    clip.weights_file = path
     if tokenizer is not None:
         clip.tokenizer = tokenizer
     return clip

@@ -113,6 +113,8 @@ def test_a_line_holds_what_the_files_hold(tmp_path):
     learned = group / "seed1" / "prompt_learner" / "model.pth.tar-10"
     learned.parent.mkdir()
     learned.write_bytes(b"weights")
+    ood = {"average": {"MCM": {"AUROC": 80.0}}, "near": {}, "asked": {"sets": [str(tmp_path)]}, "histograms": {}}
+    (group / "seed1" / "ood.json").write_text(json.dumps(ood))
     test = group / "seed1" / "test" / "new"
     test.mkdir(parents=True)
     results = json.loads((group / "seed1" / "results.json").read_text())
@@ -123,6 +125,7 @@ def test_a_line_holds_what_the_files_hold(tmp_path):
     assert own["metrics"] == {"accuracy": 50.0, "per_class_accuracy": {"a": 1.0}}
     assert (own["method"], own["shots"], own["seed"], own["protocol"]) == ("CoOp, shared context", 16, 1, "published")
     assert own["learned_hash"] == new["learned_hash"] == {"prompt_learner": "9a129038d9a00aed"}
+    assert own["ood"] == {"average": {"MCM": {"AUROC": 80.0}}, "near": {}} and new["ood"] is None
     assert new["metrics"] == {"accuracy": 30.0} and new["shots"] == 16
     assert new["split_hash"] == {"train": "a, seed 1", "test": "b"}
     assert new["trained_on"] == {"dataset": "FashionMNIST", "classes": "base", "domains": []}

@@ -37,6 +37,7 @@ def test_features_and_logits_are_open_clips(family):
     logits += 0 if clip.logit_bias is None else clip.logit_bias
     torch.testing.assert_close(logits, model.get_logits(images(), sentences)[0], rtol=1e-4, atol=1e-4)
     assert not any(parameter.requires_grad for parameter in clip.parameters()) and not clip.training
+    assert clip.weights_file.name == "weights.pt"  # which results.json identifies
     assert isinstance(clip, CLIP) == (kind in ("MetaCLIP", "DFN"))
     assert isinstance(clip, CausalCLIP) == (kind not in ("SigLIP", "SigLIP 2", "MobileCLIP 2"))
 
