@@ -87,7 +87,7 @@ def test_another_list_of_methods(environment, tmp_path):
         (["fashion_mnist", "16", "--published"], {}, "--published must stand before the data sets"),
         (["fashion_mnist", "16"], {"SEEDS": "1 two"}, "seeds (SEEDS) must be whole numbers from 0, not two"),
         (["fashion_mnist", "16"], {"SEEDS": " "}, "there is nothing to run"),
-        (["fashion_mnist", "16"], {"BACKBONE": "big"}, "unknown BACKBONE big: take one of: small; "),
+        (["fashion_mnist", "16"], {"BACKBONE": "big"}, "unknown BACKBONE big: take one of: dfn_b16; "),
         (["fashion_mnist", "16"], {"JOBS": "0"}, "JOBS must be whole numbers from 1, not 0"),
         (["fashion_mnist", "16", "OPTIM.EPOCHS", "3"], {}, "OPTIM.EPOCHS"),
         (["none.yaml"], {}, "cannot read none.yaml"),
