@@ -121,7 +121,7 @@ def report(detections, out):
                 ]
                 for column in zip(*(row[1:] for row in rows), strict=True):
                     table.mark_best(column, BEST[metric])
-                over = f"{AVERAGES[average]}, mean ± standard deviation"
+                over = f"{AVERAGES[average]}, mean ± deviation"
                 words = f"{dataset}, {shots_text(shots)}, {protocols_of(of_table)}: {metric} in %, {over}"
                 tables.append((words, ["method", *SCORES], rows, []))
     for group in groups:

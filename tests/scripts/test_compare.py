@@ -198,7 +198,7 @@ def test_a_stopped_comparison_leaves_no_process_and_is_continued(environment, tm
     assert "2 runs, 1 of them finished before" in output and "[1/1] fashion_mnist, 1 shot: CoOp" in output
     assert first.stat().st_mtime_ns == before
     assert compare.main([*FEW, "OPTIM.LR", "0.5"]) == 2
-    assert "finished with other settings (OPTIM.LR 0.01 -> 0.5)" in capsys.readouterr().err
+    assert "finished with other settings (OPTIM.LR 0.2 -> 0.5)" in capsys.readouterr().err
 
     monkeypatch.setenv("OUTPUT", str(tmp_path / "straight"))
     monkeypatch.setenv("JOBS", "2")

@@ -120,10 +120,11 @@ def test_figures_of_a_run_and_mistakes(environment, tmp_path, monkeypatch, capsy
     folder, page = tmp_path / "fashion_mnist", tmp_path / "fashion_mnist" / "report.html"
     (weights,) = ours.folder.glob("*/model.pth.tar-1")
     whole = weights.read_bytes()
+    wrong = sum(row["class"] != row["predicted"] for row in rows.values())
     for words in ("the local prompts of SOT-GLP, with projection, seed 1.", "Without overlays of local prompts: "):
         assert report.main([str(folder), "--quiet"]) == 0
         text = page.read_text()
-        assert words in text and text.count(", taken for ") >= report_hardest.HARDEST
+        assert words in text and text.count(", taken for ") >= min(wrong, report_hardest.HARDEST) > 0
         weights.unlink(missing_ok=True)
     weights.write_bytes(whole)
     (ours.folder / "predictions.csv").unlink()
