@@ -5,7 +5,7 @@ import json
 import pytest
 
 from scripts.embedded import learning_rates
-from scripts.methods import read_methods
+from scripts.methods import CONFIGS, read_methods, read_yaml
 from scripts.run import make_runs
 
 
@@ -34,3 +34,19 @@ def test_means_are_over_seeds_and_variants_and_need_all_of_them(tmp_path, monkey
         results = {"metrics": {"accuracy": accuracy}, "seed": run.seed}
         (run.folder / "results.json").write_text(json.dumps(results))
     assert learning_rates.mean_accuracy(runs) == pytest.approx(57.5)
+
+
+def test_the_page_and_the_configurations_hold_what_the_rule_chose():
+    page = (CONFIGS.parent / "docs" / "methods.md").read_text(encoding="utf-8")
+    table = page.partition("<!-- rates -->\n")[2].partition("<!-- end of rates -->")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:3] == "| `"]
+    assert len(rows) >= 12
+    for trainer, published, *accuracies, chosen in rows:
+        tried = learning_rates.rates(name := trainer.strip("`"))
+        known = {rate: float(cell) if cell else None for rate, cell in zip(tried, accuracies, strict=True)}
+        assert float(published) == tried[0]
+        assert (
+            learning_rates.best(known)
+            == float(chosen)
+            == read_yaml(CONFIGS / f"trainers/{name}/small.yaml")["OPTIM"]["LR"]
+        )
