@@ -25,7 +25,7 @@ from dassl.config import read_config
 from dassl.finished import FinishedRun
 from dassl.utils import Parser, UserError, command, user_input, write_json
 from datasets.ood import NEAR, OOD_SETS, SHIFTED
-from scripts.ood_sets import DEFAULT_SETS, EMBEDDED_OOD, METRICS, SCORES, read_sets, read_shifted, spectra
+from scripts.ood_sets import DEFAULT_SETS, EMBEDDED_OOD, METRICS, SCORES, far_and_near, read_sets, read_shifted, spectra
 from scripts.table import fold
 
 
@@ -36,8 +36,7 @@ def table(results):
     """
     texts = []
     for spectrum, separated in spectra(results).items():
-        near = [name for name in separated["sets"] if name in NEAR]
-        far = [name for name in separated["sets"] if name not in NEAR]
+        far, near = far_and_near(separated["sets"])
         kinds = {"": (far, separated["average"]), "near": (near, separated.get("near"))}
         for kind, (names, average) in kinds.items():
             by_name = {name: separated["sets"][name] for name in names} | {"average": average}

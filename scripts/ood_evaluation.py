@@ -8,8 +8,7 @@ from tqdm import tqdm
 
 from dassl.metrics import auroc, fpr_at_95, threshold_at_95
 from dassl.utils import UserError
-from datasets.ood import NEAR
-from scripts.ood_sets import METRICS, SCORES
+from scripts.ood_sets import METRICS, SCORES, far_and_near
 
 LAWS = dict(zip(METRICS, (auroc, fpr_at_95), strict=True))
 BINS = 40  # of a histogram
@@ -61,8 +60,7 @@ def separated(inside, outsides):
         name: {score: {metric: law(inside[score], outside[score]) for metric, law in LAWS.items()} for score in inside}
         for name, outside in outsides.items()
     }
-    near = [name for name in sets if name in NEAR]
-    far = [name for name in sets if name not in NEAR]
+    far, near = far_and_near(sets)
 
     def average(names):
         return {

@@ -4,7 +4,7 @@ from collections import defaultdict
 
 from dassl.config import get_cfg_default
 from dassl.utils import UserError
-from datasets.ood import LARGE_SCALE, SHIFTED, read_ood
+from datasets.ood import LARGE_SCALE, NEAR, SHIFTED, read_ood
 
 SCORES = (
     *("MCM", "L-MCM", "GL-MCM", "MaxLogit", "Energy", "NegLabel", "L-NegLabel", "P-NegLabel"),
@@ -13,6 +13,11 @@ SCORES = (
 METRICS = ("AUROC", "FPR95")
 EMBEDDED_OOD = ("Emoji", "Scenes")  # data sets with OOD pictures of their own; each kind of them is a set
 DEFAULT_SETS = {"Emoji": ["Emoji"], "FashionMNIST": ["Emoji"], "Scenes": ["Scenes"], "ImageNet": list(LARGE_SCALE)}
+
+
+def far_and_near(names):
+    """Return the names of far OOD sets, and those of near ones (datasets.ood.NEAR)."""
+    return [name for name in names if name not in NEAR], [name for name in names if name in NEAR]
 
 
 def spectra(results):

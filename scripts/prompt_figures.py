@@ -89,6 +89,14 @@ def overlap(plan):
     return torch.minimum(mass.unsqueeze(-1), mass.unsqueeze(-2)).sum(dim=-3)
 
 
+def between_prompts(overlaps):
+    """Return the mean of overlaps (..., N, N) over the pairs of different prompts, (...); 1 for a single prompt."""
+    number = overlaps.shape[-1]
+    if number == 1:
+        return overlaps[..., 0, 0]
+    return overlaps[..., ~torch.eye(number, dtype=torch.bool)].mean(dim=-1)
+
+
 def load(run):
     """Return the predictor of a run's folder.
 
@@ -140,8 +148,7 @@ def clearest(predictor, paths, boxes):
         some = paths[start : start + BATCH]
         seen = look(predictor, torch.stack([predictor.preprocess(path) for path in some]))
         plan = seen.plan[torch.arange(len(some)), seen.probabilities.argmax(dim=1)]  # (B, P, N)
-        pairs = ~torch.eye(plan.shape[-1], dtype=torch.bool)
-        for path, one, value in zip(some, plan, overlap(plan)[:, pairs].mean(dim=1).tolist(), strict=True):
+        for path, one, value in zip(some, plan, between_prompts(overlap(plan)).tolist(), strict=True):
             box, kept = boxes.get(Path(path).resolve()), one.sum(dim=-1) > 0
             if box is None or patches_inside([box], math.isqrt(len(kept)))[0][kept].mean() >= INSIDE:
                 found.append((value, path))
@@ -290,8 +297,7 @@ def draw_summary(seen, path):
                 axis.text(b, a, f"{mean[a, b]:.2f}", ha="center", va="center", color="wk"[int(mean[a, b] > 0.5)])
         axis.set_xticks(prompts, [str(n + 1) for n in prompts])
         axis.set_yticks(prompts, [str(n + 1) for n in prompts])
-        apart = mean[~torch.eye(len(mean), dtype=torch.bool)].mean() if len(mean) > 1 else 1.0
-        axis.set_title(f"Overlap of prompts, {name}:\n{apart:.2f} between different ones", fontsize=11)
+        axis.set_title(f"Overlap of prompts, {name}:\n{between_prompts(mean):.2f} between different ones", fontsize=11)
     figure.colorbar(shown, ax=right, shrink=0.85, label="overlap (1: the same patches)")
     figure.suptitle(f"{len(seen.pixels)} images, their predicted classes", fontsize=12)
     save(figure, path)

@@ -62,12 +62,13 @@ def main(argv=None):
 
     with user_input():
         predictor, run = prompt_figures.load(args.run), FinishedRun(args.run)
-        tested = {row["path"]: row["class"] for row in run.predictions()}
+        rows = run.predictions()
+        tested = {row["path"]: row["class"] for row in rows}
         root = Path(run.cfg.DATASET.ROOT).expanduser()
         on_scenes = run.cfg.DATASET.NAME == "Scenes" and (root / "scenes").is_dir()
         boxes = {Path(path).resolve(): box for path, box in read_boxes(root).items()} if on_scenes else {}
         if args.clearest:
-            right = [row["path"] for row in run.predictions() if row["class"] == row["predicted"]]
+            right = [row["path"] for row in rows if row["class"] == row["predicted"]]
             paths = prompt_figures.clearest(predictor, right, boxes)[: args.number]
         else:
             paths = args.images or spaced(list(tested), args.number)

@@ -11,6 +11,7 @@ Settings come from the environment, as for scripts.compare.
 Exit code: 0 done, 2 a mistake of the user, 130 interrupted, 143 terminated, 1 a run failed.
 """
 
+import statistics
 import sys
 from dataclasses import replace
 
@@ -19,7 +20,7 @@ from tabulate import tabulate
 from dassl.config import read_flat
 from dassl.utils import Parser, command
 from scripts.execution import carry_out, configurations, jobs_and_threads
-from scripts.groups import group_of
+from scripts.groups import read_run
 from scripts.methods import CONFIGS, METHODS, choose_methods, read_yaml, unique
 from scripts.run import make_runs
 
@@ -67,9 +68,9 @@ def report(tried):
 
 def mean_accuracy(runs):
     """Return the mean of all runs' accuracies, or None if one is missing."""
-    groups = [group_of([run for run in runs if run.group == folder], DATASET) for folder in {r.group for r in runs}]
-    values = [value for group in groups for value in group.values().values()]
-    return sum(values) / len(values) if len(values) == len(runs) else None
+    if not all(run.finished for run in runs):
+        return None
+    return statistics.mean(read_run(run.folder)["metrics"]["accuracy"] for run in runs)
 
 
 @command

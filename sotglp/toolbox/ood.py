@@ -3,6 +3,7 @@
 Letters: B images, H groups of m negatives, D joint dimension.
 """
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -41,11 +42,15 @@ class ScoredImages:
         if features is None:
             return ood_scores(match, self.model.logit_scale, tau)
         class_token, tokens = features
-        full = class_token.float(), None if tokens is None else tokens.float()
+
+        @cache  # several scores read it
+        def joint() -> ImageFeatures:
+            return self.model.joint((class_token.float(), None if tokens is None else tokens.float()))
+
         negatives = {"NegLabel": lambda: self.negatives.text}
         if self.model.shared_prompts is not None:
             negatives["P-NegLabel"] = lambda: self.prompted_negatives
-        return ood_scores(match, self.model.logit_scale, tau, lambda: self.model.joint(full), negatives)
+        return ood_scores(match, self.model.logit_scale, tau, joint, negatives)
 
     @property
     def negatives(self) -> Negatives:

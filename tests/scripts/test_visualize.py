@@ -45,6 +45,8 @@ def test_overlap_and_entropy_of_known_plans():
     plan[2:, 2] = 1
     expected = torch.tensor([[1.0, 1, 0], [1, 1, 0], [0, 0, 1]])
     assert torch.equal(prompt_figures.overlap(plan), expected)
+    assert prompt_figures.between_prompts(expected).item() == pytest.approx(1 / 3)
+    assert prompt_figures.between_prompts(torch.ones(2, 1, 1)).tolist() == [1, 1]
     of_two = np.log(2) / np.log(3)
     assert prompt_figures.entropy(plan).tolist() == pytest.approx([of_two, of_two, 0, 0])
     torch.testing.assert_close(prompt_figures.entropy(torch.ones(2, 4)), torch.ones(2))
