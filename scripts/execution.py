@@ -15,23 +15,16 @@ import train
 from dassl.config import changed_settings, check_same_run
 from dassl.config.compose import FREE_KEYS
 from dassl.utils import UserError
-from scripts import processes
 from scripts.methods import unique, whole_number
 
 
-def configurations(runs, threads=None):
+def configurations(runs):
     """Return {run: the configuration that train.py will compose}.
-
-    Args:
-        runs: iterable of scripts.run.Command.
-        threads: CPU threads of each run, for the fork server, which starts meanwhile if a run is not finished.
 
     Raises:
         UserError: train.py would refuse the arguments of a run, or a finished run has other settings, which would make
             the tables wrong.
     """
-    if not all(run.finished for run in runs):
-        processes.warm_up(threads)
     configs = {run: train.setup_cfg(train.parse_args(run.arguments)) for run in runs}
     # These may change when a run continues, but not once it is finished.
     free = tuple(key for key in FREE_KEYS if key not in ("TEST.", "OPTIM.MAX_EPOCH"))
@@ -57,7 +50,7 @@ def jobs_and_threads():
 
 
 def execute(runs, jobs, threads):
-    """Start runs, and wait for all.
+    """Start runs on this machine, and wait for all.
 
     Args:
         runs: list of scripts.run.Command.
@@ -74,6 +67,7 @@ def execute(runs, jobs, threads):
                 while waiting and len(running) < jobs:
                     run, number = waiting.pop(0), len(runs) - len(waiting)
                     bar.write(f"[{number}/{len(runs)}{time_left(start, number - 1 - len(running), len(runs))}] {run}")
+                    run.failure.unlink(missing_ok=True)
                     errors = Path(folder, f"{number}.txt")
                     errors.touch()
                     running[run] = run.start(threads, errors), errors
@@ -84,7 +78,8 @@ def execute(runs, jobs, threads):
                     bar.update()
                     lines = [line for line in errors.read_text(errors="replace").splitlines() if line.strip()]
                     if process.exitcode:
-                        failed[run] = process.exitcode, (lines or ["it printed no error"])[-1].removeprefix("error: ")
+                        run.fail(process.exitcode, lines or ["it printed no error"])
+                        failed[run] = run.failed
                         continue
                     for line in lines:  # warnings, the same in most runs
                         if line not in said:
@@ -129,19 +124,18 @@ def stop(processes, patience=30):
         process.join()
 
 
-def carry_out(plan, runs, report, jobs, threads, tests=(), refuse=lambda test: None):
+def carry_out(plan, runs, report, launch, tests=(), refuse=lambda test: None):
     """Start all unfinished runs, then their tests, report the results, and return the exit code.
 
     Args:
         plan: the plan in words, printed first.
         runs: list of scripts.run.Command.
         report: function () that prints the results.
-        jobs: number of runs at a time.
-        threads: CPU threads of each; None for torch's choice.
+        launch: function of a list of Commands, which starts them and returns {command: its `failed`}.
         tests: list of scripts.run.Command with the attribute `run`. A test starts only if its run is finished.
         refuse: function of a test; its (exit code, error line) if it must not start, else None.
     """
-    print(f"{plan}; {jobs} at a time", flush=True)
+    print(plan, flush=True)
     # SIGINT even if it is ignored, as in a shell script's background: runs would inherit that and never stop.
     signals = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup sets it
@@ -149,10 +143,10 @@ def carry_out(plan, runs, report, jobs, threads, tests=(), refuse=lambda test: N
     for number in signals:
         signal.signal(number, interrupt)
     try:
-        failed = execute([run for run in runs if not run.finished], jobs, threads)
+        failed = launch([run for run in runs if not run.finished])
         ready = [test for test in tests if test.run.finished and not test.finished]
         refused = {test: reason for test in ready if (reason := refuse(test))}
-        failed |= refused | execute([test for test in ready if test not in refused], jobs, threads)
+        failed |= refused | launch([test for test in ready if test not in refused])
         report()
     except KeyboardInterrupt as error:
         message = f"{finished_of(runs, tests)} runs are finished, the same command continues"
