@@ -1,6 +1,5 @@
 """Where a comparison's runs run, and what each of them does: --launcher, --cluster and --status."""
 
-import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -10,10 +9,8 @@ from tabulate import tabulate
 from dassl.config import has_checkpoint
 from dassl.utils import owner
 from scripts import processes, slurm
-from scripts.execution import execute, jobs_and_threads
+from scripts.execution import execute, jobs_and_threads, progress
 from scripts.methods import unique
-
-EPOCH = re.compile(r"epoch \[\d+/\d+\].*", re.MULTILINE)
 
 
 def add_launcher(parser):
@@ -77,16 +74,9 @@ def state_of(command, job=None):
         return "finished", ""
     who = owner(command.folder)
     if who and job in (None, "RUNNING"):
-        return "running", f"{progress(command.folder)} ({who})".lstrip()
+        return "running", f"{progress(command.folder)} {who}".lstrip()
     if job:
         return "queued", "" if job == "PENDING" else f"its job is {job.lower()}"
     if command.failed:
         return "failed", f"{command.failed[1]} ({command.failure})"
-    return ("stopped", progress(command.folder)) if has_checkpoint(command.folder) else ("not started", "")
-
-
-def progress(folder):
-    """Return the last line about an epoch in the newest log of a run's folder; nothing without one."""
-    logs = sorted(Path(folder).glob("log.txt*"), key=lambda path: path.stat().st_mtime)
-    epochs = EPOCH.findall(logs[-1].read_text(encoding="utf-8", errors="replace")) if logs else []
-    return epochs[-1] if epochs else ""
+    return ("stopped", str(progress(command.folder))) if has_checkpoint(command.folder) else ("not started", "")

@@ -207,6 +207,18 @@ def test_a_program_starts_warm_with_the_state_of_its_command(tmp_path, monkeypat
     assert (tmp_path / "errors").read_text() == "odd\n"
 
 
+def test_the_time_left_counts_epochs_of_runs_that_are_running(tmp_path, monkeypatch):
+    """Of 4 runs one is finished and one is half done: 30 s for 1.5 runs, so 50 s for the other 2.5."""
+    (tmp_path / "log.txt").write_text("epoch [4/8] batch [1/1] time 1.0 (1.0) loss 2.5 (2.6) acc 5.0 (5.0) lr 1e-3\n")
+    assert str(execution.progress(tmp_path)) == "epoch 4/8, loss 2.5"
+    display = execution.Display(4, 2)
+    assert display.time_left([Script("", tmp_path / "new")]) == ""
+    display.finished()
+    monkeypatch.setattr(execution.time, "monotonic", lambda: display.start + 30)
+    assert display.time_left([Script("", tmp_path)]) == ", about 50 s left"
+    assert [execution.in_words(seconds) for seconds in (99, 700, 11100)] == ["99 s", "12 min", "3 h 5 min"]
+
+
 def test_status_of_every_kind_of_run(environment, capsys):
     words = ["--method", "CoOp, shared context", "fashion_mnist", "1,2,4,8,16"]
     runs, *_ = compare.parse(["--status", *words])

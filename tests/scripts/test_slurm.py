@@ -10,7 +10,8 @@ from processes import finish, wait_for
 from slurm_cluster import Cluster, lacks
 
 from dassl.utils import UserError
-from scripts import compare, launcher, slurm
+from scripts import compare, slurm
+from scripts.execution import progress
 from scripts.methods import read_methods
 from scripts.run import make_runs
 
@@ -63,7 +64,7 @@ def test_runs_outlive_their_time_limit_their_node_and_their_submitter(
         return process
 
     def training():
-        return first.exists() and launcher.progress(second) != ""
+        return first.exists() and progress(second).epoch > 0
 
     submitter = submit()
     wait_for(training, submitter)
