@@ -44,10 +44,11 @@ setup(
         "tensorboard",
     ],
     extras_require={
-        "test": ["pytest", "pytest-xdist", "POT", "playwright", *EXPORT, *IMAGES],
+        "test": ["pytest", "pytest-xdist", "POT", "playwright", "webdataset", *EXPORT, *IMAGES],
         "lint": ["ruff", "mypy", "pre-commit"],
         "export": EXPORT,
         "images": IMAGES,
+        "tars": ["webdataset"],
         "benchmarks": ["POT", "geomloss"],
         "siglip": ["transformers", "sentencepiece"],  # tokenizers that are downloaded
         "embedded": ["resvg-py"],  # to remake the embedded benchmark

@@ -12,7 +12,7 @@ import random
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,8 +35,12 @@ class Images(Protocol):
     def batches(self, numbers: Iterable[int]) -> Iterator[tuple[int, dict[str, Any] | None]]:
         """Yield (number of a shard, batch), and (number, None) after its last batch.
 
-        A batch has "img", "impath", "label", "images" (``identities``) and "remarks", in the same order each time.
+        A batch has "img", "impath", "label", "images" (``identities``) and "remarks", in the same order each time, and
+        its own "size".
         """
+
+    def size(self, numbers: Iterable[int]) -> int:
+        """Return the sum of the sizes of all batches of some shards, exactly or nearly."""
 
 
 class ListedImages:
@@ -56,13 +60,16 @@ class ListedImages:
         n = len(self.images)
         return range(number * n // self.count, (number + 1) * n // self.count)
 
+    def size(self, numbers: Iterable[int]) -> int:
+        return sum(len(self.rows(number)) for number in numbers)
+
     def batches(self, numbers: Iterable[int]) -> Iterator[tuple[int, dict[str, Any] | None]]:
-        size, loader = self.loader.batch_size, self.loader
+        loader, step = self.loader, self.loader.batch_size
         cut = [(number, self.rows(number)) for number in numbers]  # a batch is of one shard
-        plan = [(number, rows[i : i + size]) for number, rows in cut for i in range(0, len(rows), size)]
+        plan = [(number, rows[i : i + step]) for number, rows in cut for i in range(0, len(rows), step)]
         read = DataLoader(
             loader.dataset,
-            batch_sampler=[rows for _, rows in plan],
+            batch_sampler=[list(rows) for _, rows in plan],
             num_workers=loader.num_workers,
             collate_fn=loader.collate_fn,
             pin_memory=loader.pin_memory,
@@ -70,7 +77,8 @@ class ListedImages:
         for (number, rows), batch in zip(plan, read, strict=True):
             if batch is not None:  # all of its images are unreadable
                 at = batch["index"]
-                yield number, {**batch, "images": self.images[at.numpy()], "remarks": loader.dataset.remarks[at]}
+                more = {"images": self.images[at.numpy()], "remarks": loader.dataset.remarks[at], "size": len(rows)}
+                yield number, {**batch, **more}
             if rows[-1] == self.rows(number)[-1]:
                 yield number, None
 
@@ -121,8 +129,7 @@ def encode(
     tower: ImageEncoder,
     streams: Collection[str],
     half: bool,
-    progress: Callable[[int, int], Any],
-    check_room: Callable[[int], Any] = lambda size: None,
+    progress: Callable[[int, int, int], Any],
 ) -> None:
     """Encode images and write their shards. While one is written, the next is encoded.
 
@@ -133,30 +140,25 @@ def encode(
         tower: that encodes.
         streams: of patch tokens, beside the class tokens.
         half: keep float16.
-        progress: is told the images of each batch, and the bytes of their features.
-        check_room: is told the bytes of an image's features before the first shard is written.
+        progress: is told of each batch the number of images, its size and the bytes of the features.
 
     Raises:
         OSError: a shard cannot be written.
     """
     parts: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    dtype, written, is_first = torch.float16 if half else torch.float32, Future[None](), True
-    written.set_result(None)
+    dtype = torch.float16 if half else torch.float32
     with ThreadPoolExecutor(1) as writer:
+        written = writer.submit(lambda: None)
         for number, batch in images.batches(numbers):
             if batch is None:
-                written.result()
+                written.result()  # so that no more than two shards are in memory
                 written = writer.submit(write, shards, number, parts.pop(number, []))
                 continue
-            class_token, patches = tower.encode_images(batch["img"].to(tower.proj.device), streams)
+            class_token, patches = tower.encode_images(batch.pop("img").to(tower.proj.device), streams)
             features = {CLASS: class_token, **dict(sorted(patches.items()))}
             features = {name: values.to(dtype).cpu() for name, values in features.items()}
-            size = sum(values.nbytes for values in features.values())
-            if is_first:
-                check_room(size // len(class_token))
-                is_first = False
-            parts[number].append({**batch, "img": None, "features": features})
-            progress(len(class_token), size)
+            parts[number].append({**batch, "features": features})
+            progress(len(class_token), batch["size"], sum(values.nbytes for values in features.values()))
         written.result()
 
 
@@ -223,7 +225,7 @@ class EncodedImages:
             self.shards = Shards(found or place)
             places = self.shards.find(self.images)
             if places is None:
-                raise OSError(f"{self.shards.folder} lacks images that it should hold: delete it")
+                raise OSError(f"{self.shards.folder} lacks images that could not be read: delete it to read them again")
             self.places = places
             dataset.remarks |= self.shards.take(CLASS, places, "remarks")  # of the run that encoded them
 
@@ -256,30 +258,25 @@ class EncodedImages:
         n = len(self.images)
         with contextlib.ExitStack() as stack:
             with parallel.failing_together():
-                missing = None
+                missing: tuple[int, list[int]] = 0, []
                 if parallel.is_first():
                     stack.enter_context(locked(place))
-                    count = min(max(-(-n // SIZE), parallel.size()), n)
-                    shards = Shards.create(place, count)
-                    missing = shards.count, shards.missing([CLASS, *streams], range(shards.count))
+                    shards = Shards.create(place, min(max(-(-n // SIZE), parallel.size()), n))
+                    missing = shards.count, shards.missing([CLASS, *streams], range(shards.count), True)
             count, numbers = parallel.agree(missing)
-            with parallel.failing_together():
-                images = ListedImages(loader, self.images, count)
-                own = numbers[parallel.rank() :: parallel.size()]
-                shards = Shards(place)
-                with tqdm(total=sum(len(images.rows(x)) for x in own), desc="encode", leave=False, disable=None) as bar:
+            images, own = ListedImages(loader, self.images, count), numbers[parallel.rank() :: parallel.size()]
+            with tqdm(total=images.size(own), desc="encode", leave=False, disable=None) as bar:
+
+                def progress(n_images: int, size: int, n_bytes: int) -> None:
+                    if not bar.n:
+                        check_room(place, 2 * images.size(numbers) * n_bytes // n_images)
+                    bar.update(size)
+
+                with parallel.failing_together():
+                    shards = Shards(place)
                     for part in [own] if self.seed is None else [[number] for number in own]:
-                        with seeded(0 if self.seed is None else hash((self.seed, *part)) % 2**32):
-                            encode(
-                                images,
-                                part,
-                                shards,
-                                tower,
-                                streams,
-                                self.half,
-                                lambda n_images, size: bar.update(n_images),
-                                lambda size: check_room(place, 2 * size * bar.total),
-                            )
+                        with seeded((self.seed or 0) + 7919 * (part or [0])[0]):
+                            encode(images, part, shards, tower, streams, self.half, progress)
 
     def __len__(self) -> int:
         return -(-len(self.labels) // self.batch_size)

@@ -65,11 +65,11 @@ def agree(value: T) -> T:
 
 @contextlib.contextmanager
 def failing_together() -> Iterator[None]:
-    """Raise an OSError of the block in all processes, if any of them has one."""
-    errors: list[OSError | None] = [None]
+    """Raise an OSError or a ValueError of the block in all processes, if any of them has one."""
+    errors: list[Exception | None] = [None]
     try:
         yield
-    except OSError as error:
+    except (OSError, ValueError) as error:
         errors = [error]
     if size() > 1:
         own, errors = errors[0], [None] * size()

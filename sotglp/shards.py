@@ -30,6 +30,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 INDEX = "index.json"
+LIST = "list"  # key of a shard's metadata: its images' names and labels, as JSON
 CLASS = "class"  # the stream of class tokens, which every shard has
 SIZE = 1024  # images of a shard, if nothing else is said: with 196 patches of width 768 it has 0.3 GB in half precision
 
@@ -134,7 +135,8 @@ class Shards:
             names: of the images.
             labels: of the images.
         """
-        facts = {"images": json.dumps(list(names)), "labels": json.dumps(list(labels))}
+        # One key: safetensors writes several in an order that changes from process to process.
+        metadata = {LIST: json.dumps({"images": list(names), "labels": list(labels)})}
         for stream, values in features.items():
             path = self.path(stream, number)
             checksum = path.with_suffix(".sha256")
@@ -143,7 +145,7 @@ class Shards:
             path.parent.mkdir(exist_ok=True)
             more = {"images": torch.from_numpy(images), "remarks": remarks} if stream == CLASS else {}
             with whole(path) as file:
-                file.write(save({"features": values.contiguous(), **more}, facts if more else None))
+                file.write(save({"features": values.contiguous(), **more}, metadata if more else None))
             clean(path)
             with whole(checksum) as file:
                 file.write(checksum_of(path))
@@ -158,8 +160,8 @@ class Shards:
     def facts(self, number: int) -> tuple[list[str], list[int]]:
         """Return the names and the labels of a shard's images."""
         with safe_open(self.path(CLASS, number), "pt") as file:
-            metadata = file.metadata()
-        return json.loads(metadata["images"]), json.loads(metadata["labels"])
+            facts = json.loads(file.metadata()[LIST])
+        return facts["images"], facts["labels"]
 
     def find(self, images: np.ndarray) -> np.ndarray | None:
         """Return where images of ``identities`` are: (n, 2) of shard and row in it; None if one is in no shard."""
