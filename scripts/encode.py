@@ -49,10 +49,10 @@ def parse_args(argv):
     for split in args.split:
         check_availability(split, SPLITS, "split")
     args.tars = ".tar" in args.dataset
-    if args.tars and args.shards:
-        raise UserError("each tar file is a shard: leave out --shards")
     if not args.tars:
         check_availability(args.dataset, names("datasets"), "data set")
+    elif args.shards or args.split != ["test"]:
+        raise UserError("a tar file is a shard, and of no split: leave out --shards and --split")
     args.backbone = args.backbone or ("small" if args.dataset in EMBEDDED else "vit_b16")
     check_availability(args.backbone, names("backbones"), "backbone")
     return args
@@ -163,6 +163,30 @@ def encode_split(args, cfg, tower, half, split, rank, size):
     print(f"{what}: {there} of {shards.count} shards are in {folder}", flush=True)
 
 
+def prepare(args):
+    """Return the configuration, the frozen image tower, and the precision that it is to run in."""
+    import torch  # here, because it takes a second
+
+    from dassl.config import compose
+    from sotglp.backbones import load_clip
+    from sotglp.precision import MixedPrecision
+
+    paths = [CONFIGS / "backbones" / f"{args.backbone}.yaml"]
+    values = {"DATASET.ROOT": repr(args.root)}
+    if args.tars:
+        values["INPUT.EXIF"] = "on"  # as of one's own images
+    else:
+        paths.append(CONFIGS / "datasets" / f"{args.dataset}.yaml")
+    cfg = compose(paths, values | dict(zip(args.opts[::2], args.opts[1::2], strict=True)))
+    cuda = cfg.USE_CUDA and torch.cuda.is_available()
+    device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if cuda else "cpu")
+    clip = load_clip(cfg.MODEL.BACKBONE.NAME).to(device).eval()
+    clip.check_pixels(cfg.INPUT.SIZE, cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD)
+    for stream in args.streams:
+        clip.visual.check_stream(stream)
+    return cfg, clip.visual, MixedPrecision(args.precision, device)
+
+
 @command
 def main(argv=None):
     """Run the command and return its exit code."""
@@ -170,31 +194,12 @@ def main(argv=None):
     rank, size = place_in_job(os.environ)
     for name in ("RANK", "WORLD_SIZE"):  # each process writes, and speaks, for itself
         os.environ.pop(name, None)
-    import torch  # here, because it takes a second
-
-    from dassl.config import compose
-    from sotglp.backbones import load_clip
-    from sotglp.precision import MixedPrecision
-
-    with user_input(), contextlib.redirect_stdout(io.StringIO()):
-        given = dict(zip(args.opts[::2], args.opts[1::2], strict=True))
-        paths = [CONFIGS / "backbones" / f"{args.backbone}.yaml"]
-        values = {"DATASET.ROOT": repr(args.root)}
-        if args.tars:
-            values["INPUT.EXIF"] = "on"  # as of one's own images
-        else:
-            paths.append(CONFIGS / "datasets" / f"{args.dataset}.yaml")
-        cfg = compose(paths, values | given)
-        cuda = cfg.USE_CUDA and torch.cuda.is_available()
-        device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if cuda else "cpu")
-        clip = load_clip(cfg.MODEL.BACKBONE.NAME).to(device).eval()
-        clip.check_pixels(cfg.INPUT.SIZE, cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD)
-        for stream in args.streams:
-            clip.visual.check_stream(stream)
-        precision = MixedPrecision(args.precision, device)
-    with user_input(), precision.autocast():
-        for split in args.split[:1] if args.tars else args.split:
-            encode_split(args, cfg, clip.visual, precision.enabled, split, rank, size)
+    with user_input():
+        with contextlib.redirect_stdout(io.StringIO()):
+            cfg, tower, precision = prepare(args)
+        with precision.autocast():
+            for split in args.split:
+                encode_split(args, cfg, tower, precision.enabled, split, rank, size)
     return 0
 
 
