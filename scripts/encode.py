@@ -4,7 +4,8 @@ DATASET is a file of configs/datasets, without .yaml, or a pattern of the tar fi
 "shards/{000..009}.tar" or "shards/*.tar" (pip install -e ".[tars]"). KEY VALUE pairs change the configuration.
 
 Features are kept in shards, each with its checksum and its list of images, in the folder that runs read them from. A
-run takes them in the place of its images if its weights, its precision and its pixels are the same.
+run takes them in the place of its images if its weights, its precision and its pixels are the same. Options that are
+not given come from the environment, as those of scripts.run do.
 
 Start as many processes as you like: under torchrun or as tasks of a Slurm array, each writes its share of the shards.
 The same command goes on where one was stopped or killed. It also checks every byte of the shards that are there; a
@@ -30,15 +31,18 @@ EVERY = 10  # seconds between lines
 
 
 def parse_args(argv):
-    parser = Parser(__doc__)
+    parser, given = Parser(__doc__), os.environ.get
+    features = given("FEATURES") or Path(given("OUTPUT", "output"), "features")
     parser.add_argument("dataset", help="file of configs/datasets, or a pattern of tar files")
     parser.add_argument("--split", default="test", help="one or more of test, val and train, with commas (test)")
     parser.add_argument("--streams", default="", help="patch tokens to keep beside the class tokens, as vv,value")
     parser.add_argument("--shards", help="number of shards; by default each has 1024 images; a tar file is a shard")
     parser.add_argument("--precision", default="amp", help="the runs' PREC: fp32, amp, fp16 or bf16 (amp)")
-    parser.add_argument("--backbone", help="file of configs/backbones (small for embedded data sets, else vit_b16)")
-    parser.add_argument("--root", default="data", help="folder of the data sets (data)")
-    parser.add_argument("--features", type=Path, default="output/features", help="folder of all features")
+    parser.add_argument(
+        "--backbone", default=given("BACKBONE"), help="BACKBONE (small for the embedded data sets, else vit_b16)"
+    )
+    parser.add_argument("--root", default=given("DATA", "data"), help="DATA, the folder of the data sets (data)")
+    parser.add_argument("--features", type=Path, default=features, help="FEATURES (OUTPUT/features)")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="keys of the configuration, and their values")
     args = parser.parse_intermixed_args(argv)
     args.split, args.streams = args.split.split(","), [stream for stream in args.streams.split(",") if stream]
