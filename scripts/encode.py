@@ -120,8 +120,10 @@ def images_of(args, cfg, split):
 
     transform = build_transform(cfg, is_train=False)
     if args.tars:
-        from sotglp.toolbox.tars import TarImages, tars_of
-
+        try:
+            from sotglp.toolbox.tars import TarImages, tars_of
+        except ModuleNotFoundError as error:
+            raise UserError(f'tar files need {error.name}, which is missing: pip install -e ".[tars]"') from error
         images = TarImages(cfg, tars_of(args.dataset), transform)
         return images, images.pixels, files(images.tars), len(images.tars)
     items = getattr(build_dataset(cfg), "train_x" if split == "train" else split)

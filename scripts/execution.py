@@ -2,11 +2,12 @@
 
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from contextlib import suppress
+from multiprocessing import connection
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -49,7 +50,7 @@ def jobs_and_threads():
 
 
 def execute(runs, jobs, threads):
-    """Start runs, and wait for all.
+    """Start runs on this machine, and wait for all.
 
     Args:
         runs: list of scripts.run.Command.
@@ -60,25 +61,25 @@ def execute(runs, jobs, threads):
         {run: (exit code, last line of its errors)} of the runs that failed.
     """
     waiting, running, failed, said, start = list(runs), {}, {}, set(), time.monotonic()
-    with tqdm(total=len(runs), disable=None, unit="run") as bar:
+    with tqdm(total=len(runs), disable=None, unit="run") as bar, tempfile.TemporaryDirectory() as folder:
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
                     run, number = waiting.pop(0), len(runs) - len(waiting)
                     bar.write(f"[{number}/{len(runs)}{time_left(start, number - 1 - len(running), len(runs))}] {run}")
-                    errors = tempfile.TemporaryFile("w+", errors="replace")
-                    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": errors}
-                    # In a session of its own, it gets an interrupt only once, from stop().
-                    running[run] = run.start(threads, **streams, start_new_session=True), errors
+                    run.failure.unlink(missing_ok=True)
+                    errors = Path(folder, f"{number}.txt")
+                    errors.touch()
+                    running[run] = run.start(threads, errors), errors
                 sys.stdout.flush()
-                time.sleep(0.05)
-                for run in [run for run, (process, _) in running.items() if process.poll() is not None]:
+                connection.wait([process.sentinel for process, _ in running.values()])
+                for run in [run for run, (process, _) in running.items() if process.exitcode is not None]:
                     process, errors = running.pop(run)
                     bar.update()
-                    errors.seek(0)
-                    lines = [line for line in errors.read().splitlines() if line.strip()]
-                    if process.returncode:
-                        failed[run] = process.returncode, (lines or ["it printed no error"])[-1].removeprefix("error: ")
+                    lines = [line for line in errors.read_text(errors="replace").splitlines() if line.strip()]
+                    if process.exitcode:
+                        run.fail(process.exitcode, lines or ["it printed no error"])
+                        failed[run] = run.failed
                         continue
                     for line in lines:  # warnings, the same in most runs
                         if line not in said:
@@ -109,7 +110,7 @@ def stop(processes, patience=30):
     A training finishes its step and saves.
 
     Args:
-        processes: list of Popen, each the leader of its group.
+        processes: list of multiprocessing.Process, each the leader of its group.
         patience: seconds before the kill.
     """
     for process in processes:
@@ -117,26 +118,24 @@ def stop(processes, patience=30):
             os.killpg(process.pid, signal.SIGINT)
     deadline = time.monotonic() + patience
     for process in processes:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(max(0, deadline - time.monotonic()))
+        process.join(max(0, deadline - time.monotonic()))
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.join()
 
 
-def carry_out(plan, runs, report, jobs, threads, tests=(), refuse=lambda test: None):
+def carry_out(plan, runs, report, launch, tests=(), refuse=lambda test: None):
     """Start all unfinished runs, then their tests, report the results, and return the exit code.
 
     Args:
         plan: the plan in words, printed first.
         runs: list of scripts.run.Command.
         report: function () that prints the results.
-        jobs: number of runs at a time.
-        threads: CPU threads of each; None for torch's choice.
+        launch: function of a list of Commands, which starts them and returns {command: its `failed`}.
         tests: list of scripts.run.Command with the attribute `run`. A test starts only if its run is finished.
         refuse: function of a test; its (exit code, error line) if it must not start, else None.
     """
-    print(f"{plan}; {jobs} at a time", flush=True)
+    print(plan, flush=True)
     # SIGINT even if it is ignored, as in a shell script's background: runs would inherit that and never stop.
     signals = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup sets it
@@ -144,10 +143,10 @@ def carry_out(plan, runs, report, jobs, threads, tests=(), refuse=lambda test: N
     for number in signals:
         signal.signal(number, interrupt)
     try:
-        failed = execute([run for run in runs if not run.finished], jobs, threads)
+        failed = launch([run for run in runs if not run.finished])
         ready = [test for test in tests if test.run.finished and not test.finished]
         refused = {test: reason for test in ready if (reason := refuse(test))}
-        failed |= refused | execute([test for test in ready if test not in refused], jobs, threads)
+        failed |= refused | launch([test for test in ready if test not in refused])
         report()
     except KeyboardInterrupt as error:
         message = f"{finished_of(runs, tests)} runs are finished, the same command continues"

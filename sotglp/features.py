@@ -301,7 +301,7 @@ def check_room(folder: Path, size: int) -> None:
     """
     free = shutil.disk_usage(folder).free
     if free < size:
-        raise OSError(f"it has {free / 2**30:.1f} GiB free, and features need {size / 2**30:.1f}")
+        raise OSError(f"{folder} has {free / 2**30:.1f} GiB free, and features need {size / 2**30:.1f}")
 
 
 class EncodedViews(EncodedImages):

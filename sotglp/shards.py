@@ -105,7 +105,7 @@ class Shards:
                 raise ValueError("its SHA-256 differs")
             with safe_open(path, "pt"):
                 return True
-        except (OSError, ValueError, SafetensorError) as error:
+        except (FileNotFoundError, ValueError, SafetensorError) as error:
             print(f"{path} is damaged ({error}) and deleted: its images are encoded again")
             checksum.unlink(missing_ok=True)
             path.unlink(missing_ok=True)
@@ -170,8 +170,8 @@ class Shards:
         rows = np.concatenate([np.arange(len(part)) for part in known])
         all_known = np.concatenate(known)
         order = all_known.argsort(kind="stable")
-        at = order[np.searchsorted(all_known, images, sorter=order) % max(len(order), 1)] if len(order) else order
-        if len(at) != len(images) or (all_known[at] != images).any():
+        at = order[np.searchsorted(all_known, images, sorter=order) % len(order)]
+        if (all_known[at] != images).any():
             return None
         return np.stack([numbers[at], rows[at]], axis=1)
 

@@ -1,18 +1,21 @@
 """Comparisons: which runs they make, which mistakes they refuse, and how they stop and go on."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from processes import PATIENCE, finish, living, wait_for
+from processes import PATIENCE, exit_code, finish, living, wait_for
 from written_runs import write_runs
 
 import train
-from scripts import compare, execution, plots, run, transfer
+from dassl.utils import owned
+from scripts import compare, execution, plots, processes, run, transfer
 from scripts.groups import read_groups
 from scripts.methods import read_methods
 from scripts.run import make_runs
@@ -134,20 +137,19 @@ def test_mistakes_in_the_list_of_methods(tmp_path, entry):
         read_methods(tmp_path / "methods.yaml")
 
 
-class Script:
+class Script(run.Command):
     """A run that is a line of shell."""
 
-    def __init__(self, line):
-        self.line = line
+    program = "shell"
 
-    def start(self, threads, **options):
-        return subprocess.Popen(["bash", "-c", self.line], **options)
+    def __init__(self, line, folder):
+        self.arguments, self.folder = [line], folder
 
 
 def test_a_failed_run_stops_no_other(tmp_path, capfd):
     bad, good = (
-        Script("echo warning >&2; echo error: broken >&2; exit 2"),
-        Script(f"echo odd >&2; touch {tmp_path}/good"),
+        Script("echo warning >&2; echo error: broken >&2; exit 2", tmp_path / "1"),
+        Script(f"echo odd >&2; touch {tmp_path}/good", tmp_path / "2"),
     )
     assert execution.execute([bad, good], 1, None) == {bad: (2, "broken")}
     assert (tmp_path / "good").exists()
@@ -157,16 +159,78 @@ def test_a_failed_run_stops_no_other(tmp_path, capfd):
 def test_jobs_run_side_by_side(tmp_path):
     """Each of two waits for the other to begin."""
     wait = f"touch {{0}}/{{1}}; timeout {PATIENCE} bash -c 'until [ -e {{0}}/{{2}} ]; do sleep 0.05; done'"
-    pair = [Script(wait.format(tmp_path, "a", "b")), Script(wait.format(tmp_path, "b", "a"))]
+    pair = [Script(wait.format(tmp_path, *names), tmp_path) for names in ("ab", "ba")]
     assert execution.execute(pair, 2, None) == {}
 
 
 def test_stop_kills_processes_that_ignore_an_interrupt(tmp_path):
     line = f"trap '' INT; touch {tmp_path}/deaf; sleep {2 * PATIENCE} & sleep {2 * PATIENCE}"
-    process = subprocess.Popen(["bash", "-c", line], start_new_session=True)
-    wait_for((tmp_path / "deaf").exists, process)
+    process = Script(line, tmp_path).start(errors=tmp_path / "errors")
+    wait_for((tmp_path / "deaf").exists)
     execution.stop([process], patience=0.2)
     wait_for(lambda: not living(str(process.pid), by="session"))
+
+
+PROBE = """
+import json, os, sys
+from pathlib import Path
+
+def main(argv):
+    import torch
+    facts = {"imported": sorted({"torch", "open_clip", "trainers"} & set(BEFORE)), "folder": os.getcwd(),
+             "threads": torch.get_num_threads(), "cuda": torch.cuda.is_initialized(),
+             "variable": os.environ.get("PROBE"), "argv": argv}
+    Path(argv[0]).write_text(json.dumps(facts))
+    print("odd", file=sys.stderr)
+    return 3
+
+BEFORE = list(sys.modules)
+"""
+
+
+def test_a_program_starts_warm_with_the_state_of_its_command(tmp_path, monkeypatch):
+    """The fork server has imported what a run needs, and has no GPU; folder and environment are those of now."""
+    (tmp_path / "probe.py").write_text(PROBE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PROBE", "now")
+    process = processes.start("probe", [str(tmp_path / "facts")], 1, tmp_path / "errors")
+    assert exit_code(process) == 3
+    assert json.loads((tmp_path / "facts").read_text()) == {
+        "imported": ["open_clip", "torch", "trainers"],
+        "folder": str(tmp_path),
+        "threads": 1,
+        "cuda": False,
+        "variable": "now",
+        "argv": [str(tmp_path / "facts")],
+    }
+    assert (tmp_path / "errors").read_text() == "odd\n"
+
+
+def test_status_of_every_kind_of_run(environment, capsys):
+    words = ["--method", "CoOp, shared context", "fashion_mnist", "1,2,4,8,16"]
+    runs, *_ = compare.parse(["--status", *words])
+    finished, running, failed, stopped, _ = (one.folder for one in runs if one.seed == 1)
+    for folder in (finished, running, failed, stopped / "prompt_learner"):
+        folder.mkdir(parents=True)
+    (finished / "results.json").write_text("{}")
+    (stopped / "prompt_learner" / "checkpoint").write_text("model.pth.tar-1")
+    (stopped / "log.txt").write_text("epoch [1/9] batch [1/5] loss 9.5\nepoch [1/9] batch [5/5] loss 7.5\n")
+    runs[4].fail(2, ["a warning", "error: no such file"])
+    with owned(str(running)):
+        assert compare.main(["--status", *words]) == 0
+        output = capsys.readouterr().out
+    lines = [" ".join(line.split()) for line in output.splitlines() if ", seed 1 " in line]
+    assert [line.split("seed 1 ")[1].split()[0] for line in lines] == [
+        "finished",
+        "running",
+        "failed",
+        "stopped",
+        "not",
+    ]
+    assert f"process {os.getpid()} on" in lines[1] and "no such file" in lines[2] and "loss 7.5" in lines[3]
+    assert output.splitlines()[-1] == "1 finished, 6 not started, 1 running, 1 failed, 1 stopped"
+    assert not any(path.name == "lock" for path in running.iterdir())
 
 
 def rows(out):
@@ -186,11 +250,12 @@ def test_a_stopped_comparison_leaves_no_process_and_is_continued(environment, tm
     runs = tmp_path / "stopped" / "fashion_mnist"
     first = runs / "ZeroshotCLIP" / "small_1shots" / "one-template" / "seed1" / "results.json"
     second = runs / "CoOp" / "small_1shots" / "shared-context" / "seed1"
-    wait_for(lambda: first.exists() and living(str(second)), process)
+    wait_for(lambda: first.exists() and (second / "lock").exists(), process)
+    owner = (second / "lock").read_text().split()[1]
     process.send_signal(signal.SIGINT)
     assert "interrupted: 1 of 2 runs are finished" in finish(process)[1]
     assert process.returncode == 130
-    wait_for(lambda: not living(str(tmp_path / "stopped")))
+    wait_for(lambda: not Path("/proc", owner).exists())
 
     before = first.stat().st_mtime_ns
     assert compare.main(FEW) == 0
@@ -214,21 +279,25 @@ def test_a_killed_comparison_takes_its_runs_along(tmp_path):
     code = (
         "import subprocess, sys; from scripts.methods import read_methods; from scripts.run import make_runs; "
         "make_runs([read_methods()['CoOp, shared context']], ['fashion_mnist'], [16], ['OPTIM.MAX_EPOCH', '100000'])"
-        "[0].start().wait()"
+        "[0].start().join()"
     )
     settings = {**os.environ, "OUTPUT": str(tmp_path), "DATA": str(tmp_path / "data")}
     process = subprocess.Popen([sys.executable, "-c", code], env=settings, stderr=subprocess.DEVNULL)
-    wait_for(lambda: living(str(tmp_path)), process)
+    wait_for(lambda: list(tmp_path.rglob("lock")), process)
+    (lock,) = tmp_path.rglob("lock")
+    owner = lock.read_text().split()[1]
     process.kill()
     process.wait()
-    wait_for(lambda: not living(str(tmp_path)))  # the run itself would take hours
+    wait_for(lambda: not Path("/proc", owner).exists())  # the run itself would take hours
 
 
 @pytest.mark.parametrize("word", ["all", "-1", "ALL"])
 def test_all_images_as_shots(word, environment, tmp_path, monkeypatch):
     """In every script: run and its kin, compare, the ablation, OOD detection, and the three transfer protocols."""
     started = []
-    monkeypatch.setattr(run.Run, "start", lambda self: started.append(self) or SimpleNamespace(wait=lambda: 0))
+    monkeypatch.setattr(
+        run.Run, "start", lambda self: started.append(self) or SimpleNamespace(join=lambda: None, exitcode=0)
+    )
     assert run.main(["CoOp, shared context", "fashion_mnist", word, "OPTIM.LR", "0.1"]) == 0
     runs, out, _ = compare.parse(["--method", "CoOp, shared context", "fashion_mnist", f"1,{word}"])
     assert out.name == "compare_small_1-allshots"
@@ -236,9 +305,9 @@ def test_all_images_as_shots(word, environment, tmp_path, monkeypatch):
         assert each.shots == -1 and "small_allshots" in str(each.folder)
         assert " DATASET.NUM_SHOTS -1 " in f" {' '.join(each.arguments)} "
         assert "fashion_mnist, all images: CoOp" in str(each)
-    plans, out = transfer.parse(["base_to_new", "dtd", word])
+    plans, out, _ = transfer.parse(["base_to_new", "dtd", word])
     assert out.name == "base_to_new_dtd_allshots" and plans[0].runs[0].shots == -1
-    plans, out = transfer.parse(["cross_dataset", "imagenet", "dtd", word])
+    plans, out, _ = transfer.parse(["cross_dataset", "imagenet", "dtd", word])
     assert out.name == "cross_dataset_imagenet_dtd_allshots"
 
 
