@@ -26,6 +26,7 @@ PARTS = {
     "transport": ["transport"],
     "evaluation": ["evaluation"],
     "loading": ["loading"],
+    "encoding": ["encode"],
     "a busy machine": ["busy"],
     "warm start": ["comparison", "--turns", "1"],
 }
