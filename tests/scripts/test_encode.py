@@ -239,8 +239,9 @@ def test_killed_at_20_random_moments_it_ends_with_the_same_bytes(run_command, tm
             process = os.fork()
             if process == 0:
                 os._exit(run_command(*words))
-            time.sleep(generator.uniform(0, seconds))
-            os.kill(process, signal.SIGKILL)
+            if kills < 20:  # on a machine that has become slow, none of them may get to the end
+                time.sleep(generator.uniform(0, seconds))
+                os.kill(process, signal.SIGKILL)
             code = os.waitpid(process, 0)[1]
             kills += code == signal.SIGKILL
             assert code in (0, signal.SIGKILL)
