@@ -28,6 +28,7 @@ from sotglp.backbones import load_clip
 from sotglp.interface import Backbone
 from sotglp.matching import in_parts, similarities
 from sotglp.prompts import encode_names, knows
+from sotglp.shards import whole
 
 WORDS = Path(__file__).parent / "words"
 TEMPLATES = {"nouns": "the nice {}", "adjectives": "This is a {} photo"}
@@ -198,10 +199,9 @@ def negatives_of(backbone: str, names: tuple[str, ...], device: torch.device, fo
             return Negatives(json.loads(file.metadata()["words"]), file.get_tensor("text"))
     except (OSError, SafetensorError):  # not there yet, or damaged
         words, text = find_negatives(clip, names)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
-        partial.write_bytes(save({"text": text.cpu()}, {"words": json.dumps(words)}))
-        partial.replace(path)
+        with whole(path) as file:
+            file.write(save({"text": text.cpu()}, {"words": json.dumps(words)}))
     except OSError as error:
         print(f"NegLabel's words are not kept in {folder}: {error}", file=sys.stderr)
     return Negatives(words, text)

@@ -246,8 +246,8 @@ def test_every_write_replaces_the_whole_file():
     allowed = {
         "dassl/utils/files.py": "it is what replaces files",
         "dassl/utils/logger.py": "a log grows line by line",
-        "sotglp/features.py": "the library has no toolbox; a mapped file of features, replaced when it is whole",
-        "sotglp/negatives.py": "the library has no toolbox; replaced when it is whole",
+        "sotglp/shards.py": "the library has no toolbox; it is what replaces files there",
+        "sotglp/features.py": "a lock without content",
         "clip/clip.py": "stands alone; replaced when it is whole",
         "datasets/fashion_mnist.py": "in a temporary folder, renamed when it is whole",
         "datasets/check.py": "nowhere",
