@@ -44,7 +44,7 @@ setup(
         "tensorboard",
     ],
     extras_require={
-        "test": ["pytest", "pytest-xdist", "POT", "playwright", *EXPORT, *IMAGES],
+        "test": ["pytest", "pytest-xdist", "POT", "playwright", "statsmodels", *EXPORT, *IMAGES],
         "lint": ["ruff", "mypy", "pre-commit"],
         "export": EXPORT,
         "images": IMAGES,

@@ -22,7 +22,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from dassl.utils import Parser, UserError, command, user_input
-from scripts.groups import read_groups, statistic, title
+from scripts.groups import over_seeds, read_groups, statistic, title
 
 COLUMNS = ("support in the box", "best patch in it", "overlap", "entropy")
 
@@ -58,7 +58,7 @@ def main(argv=None):
             rows.append([group.method.name, group.cell().text(), *texts])
     if not rows:
         raise UserError("none of these methods reads patches")
-    print(f"{title(groups)}: means ± standard deviations over the seeds")
+    print(": ".join(filter(None, [title(groups), over_seeds(groups)])))
     print(tabulate(rows, ["method", "accuracy", *COLUMNS], tablefmt="github", disable_numparse=True))
     print(f"Of all patches {chance:.1f} % lie in the box.")
     return 0

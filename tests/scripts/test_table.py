@@ -5,11 +5,13 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.collections import PathCollection
+from matplotlib.container import ErrorbarContainer
 from PIL import Image
 from written_runs import write_runs
 
 from scripts import ood, ood_detection, plots, predictions, report_hardest, report_sections, table, transfer_tables
-from scripts.groups import Group, average, lead, read_groups
+from scripts.groups import Group, average, caption, lead, one_by_one, read_groups
 from scripts.methods import Method
 from scripts.plots import spread
 from scripts.published import PUBLISHED, PUBLISHED_DATASETS, published_row, read_published
@@ -125,6 +127,43 @@ def test_pictures_of_what_there_is(tmp_path):
     assert {path.stem for path in (tmp_path / "all").glob("*.png")} == {"table", "seconds", "shots", "ood"}
     for path in (tmp_path / "all").glob("*.png"):
         assert np.asarray(Image.open(path).convert("L")).std() > 10
+
+
+def test_seconds_are_drawn_of_runs_one_after_the_other(tmp_path, capsys):
+    """Seeds 1 and 2 take 10 and 20 s, 4 of them for encoding; then seed 2 starts before seed 1 has ended."""
+    folder = write_runs(tmp_path / "runs" / "shared-context", [50.0, 60.0])
+    (group,) = read_groups([folder])
+    assert one_by_one([group]) and [cell.mean for cell in plots.mean_seconds([group]).values()] == [11.0]
+    for early in ({"started": group.runs[1]["started"]}, {"started": None}):
+        path = folder / "seed2" / "results.json"
+        path.write_text(json.dumps({**group.runs[2], **early}))
+        assert not one_by_one(read_groups([folder]))
+        assert plots.main([str(folder), "--out", str(tmp_path / "out")]) == 0
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["table.png"]
+        assert "no seconds.png, because runs overlapped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("accuracies, words", [([50.0], "one run (seed 1)"), ([50.0, 52.0], "mean ± standard")])
+def test_one_seed_has_no_deviation(tmp_path, capsys, monkeypatch, accuracies, words):
+    """In words, in the table and in the bars."""
+    saved = {}
+    monkeypatch.setattr(plots, "save", lambda figure, path: saved.update({path.name: figure}))
+    folders = [write_runs(tmp_path / "shared-context", accuracies)]
+    folders += [write_runs(tmp_path / "one-template", [30.0], trainer="ZeroshotCLIP")]
+    out = tmp_path / "out"
+    assert main([*map(str, folders), "--out", str(out)]) == 0
+    groups, several = read_groups(folders), len(accuracies) > 1
+    plots.draw_all(groups, out)
+    for text in (caption(groups), capsys.readouterr().out, (out / "table.md").read_text()):
+        assert words in text and ("±" in text) == several
+    (axes,) = saved["table.png"].axes
+    whiskers = [part for part in axes.containers if isinstance(part, ErrorbarContainer)]
+    assert len(whiskers) == several and (words in axes.get_xlabel())
+    dots = [part.get_offsets() for part in axes.collections if isinstance(part, PathCollection)]
+    assert [sorted(at[:, 0]) for at in dots] == [accuracies] * several
+    (line,) = axes.lines[-1:]
+    assert line.get_linestyle() == "--" and set(line.get_xdata()) == {30.0}
+    assert "dashed: zero-shot CLIP" in axes.get_xlabel()
 
 
 def test_labels_keep_their_distance_and_move_no_more_than_they_must():
