@@ -86,11 +86,11 @@ class Cell:
     counts: bool = False
     best: bool = False
 
-    def text(self, bold=str):
+    def text(self, bold=str, digits=1):
         """Return the text of the cell; `bold` is a function that marks the best number."""
-        number = "" if self.mean is None else f"{self.mean:.1f}"
+        number = "" if self.mean is None else f"{self.mean:.{digits}f}"
         if self.deviation is not None:
-            number += f" ± {self.deviation:.1f}"
+            number += f" ± {self.deviation:.{digits}f}"
         number = bold(number) if self.best else number
         return f"{number} ({self.note})" if number and self.note else number or self.note
 

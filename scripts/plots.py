@@ -32,6 +32,7 @@ from scripts.methods import ALL_SHOTS, shots_word, unique
 
 OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # without the pale yellow
 MARKERS = "osD^vP*"
+NO_SECONDS = "no plot of seconds: runs overlapped in time, or did not record it (JOBS=1 runs them in turn)"
 
 
 def styles(groups):
@@ -136,15 +137,15 @@ def draw_bars(groups, path):
             heights = [i + 0.5 * ((place + 0.5) / len(dots) - 0.5) for place in range(len(dots))]
             axes.scatter(dots, heights, s=14, color="white", edgecolor="black", linewidth=0.8, zorder=3)
         ends.append(max(cell.mean + (cell.deviation or 0), *dots))
-        axes.text(ends[-1] + 0.015 * max(ends), i, cell.text(), va="center")
+        axes.annotate(cell.text(), (ends[-1], i), (7, 0), textcoords="offset points", va="center")
     axes.set_yticks(range(len(cells)), [method.name for method in cells])
-    words = [over_seeds(groups)]
+    words = [accuracy_label(groups), over_seeds(groups)]
     if any(cell.deviation is not None for cell in cells.values()):
-        words.append("dots: the seeds")
+        words[-1] += " (dots)"
     if zero_shot := next((method for method in cells if not method.trained), None):
         axes.axvline(cells[zero_shot].mean, color="black", linestyle="--", linewidth=1, zorder=2)
         words.append(f"dashed: {zero_shot.name}")
-    axes.set_xlabel("\n".join([accuracy_label(groups), f"({'; '.join(filter(None, words))})"]))
+    axes.set_xlabel("\n".join(filter(None, words)))
     axes.set_xlim(0, 1.25 * max(ends))
     axes.set_ylim(len(cells) - 0.4, -0.6)
     save(figure, path)
@@ -249,7 +250,7 @@ def draw_all(groups, out):
             draw_scatter(at_largest, mean_seconds(at_largest), "seconds of training and test", out / "seconds.png")
             names.append("seconds.png")
         else:
-            note = "; no seconds.png, because runs overlapped in time or did not record it (JOBS=1 runs them in turn)"
+            note = f"; {NO_SECONDS}"
     if len({group.shots for group in groups}) > 1:
         draw_shots(groups, out / "shots.png")
         names.append("shots.png")

@@ -140,7 +140,7 @@ def test_seconds_are_drawn_of_runs_one_after_the_other(tmp_path, capsys):
         assert not one_by_one(read_groups([folder]))
         assert plots.main([str(folder), "--out", str(tmp_path / "out")]) == 0
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["table.png"]
-        assert "no seconds.png, because runs overlapped" in capsys.readouterr().out
+        assert plots.NO_SECONDS in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("accuracies, words", [([50.0], "one run (seed 1)"), ([50.0, 52.0], "mean ± standard")])
