@@ -49,7 +49,9 @@ def make_table(caption, headers, rows):
     head = "".join(f'<th scope="col"><button type="button">{text(header)}</button></th>' for header in headers)
     lines = "".join(f"<tr>{''.join(map(make_cell, row))}</tr>" for row in rows)
     caption = text(caption)
-    whole = f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
+    whole = (
+        f"<table><caption><span>{caption}</span></caption><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
+    )
     return f'{HINT}<div class="scroll" role="region" aria-label="{caption}" tabindex="0">{whole}</div>'
 
 

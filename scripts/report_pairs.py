@@ -75,7 +75,7 @@ def compare(tested, how):
         parts.append(folded("All other pairs", make_table("All other pairs", HEADERS, rest)))
     for i, other in enumerate(others[:NEAREST]):
         if figures := [*alone(best, other, tested, how), *alone(other, best, tested, how)]:
-            parts.append(folded(f"Images that only {best} or only {other} gets right", grid(figures, "faces"), i == 0))
+            parts.append(folded(f"Images that only {best} or only {other} gets right", grid(figures, "thumbs"), i == 0))
     return parts
 
 

@@ -124,32 +124,23 @@ def curves(groups):
             if (group.dataset, group.shots) == (dataset, shots):
                 for words, line in lines_of(group.finished_runs()).items():
                     found.setdefault(words, {})[group.method] = line
-        if not found:
-            continue
-        panels = dict(sorted(found.items()))
-        columns = min(2, len(panels))
-        rows = math.ceil(len(panels) / columns)
-        figure = Figure(figsize=(9, 3.2 * rows + 0.5), layout="constrained")
-        all_axes = [*figure.subplots(rows, columns, squeeze=False).flat]
-        for axes in all_axes[len(panels) :]:
-            axes.set_axis_off()
-        labels = {}
-        for (words, lines), axes in zip(panels.items(), all_axes, strict=False):
-            axes.set_title(words, fontsize=10)
-            axes.set_xlabel("epoch")
+        for words, lines in sorted(found.items()):
+            figure = Figure(figsize=(6, 3.8), layout="constrained")
+            axes = figure.subplots()
+            axes.set(title=words, xlabel="epoch")
             axes.spines[["top", "right"]].set_visible(False)
             for method, (epochs, values) in lines.items():
                 colour = look[method]["color"]
                 axes.plot(epochs, values, color=colour, alpha=0.25, linewidth=0.6)
-                (labels[method.name],) = axes.plot(epochs, smooth(values), color=colour)
-        figure.legend(labels.values(), labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
-        figures.append(picture(figure, f"training curves of {dataset}", f"{dataset}, {shots_text(shots)}"))
+                axes.plot(epochs, smooth(values), color=colour, label=method.name)
+            figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+            figures.append(picture(figure, f"training curves: {words}", f"{dataset}, {shots_text(shots)}"))
     note = (
         "Means over seeds, pale as they are and smoothed in full colour. Losses that are sums of other terms stand "
         "apart: their values do not compare. Accuracy on validation images is there if a run validates after each "
         "epoch (TEST.FINAL_MODEL best_val)."
     )
-    return paragraph(note) + grid(figures, "wide") if figures else ""
+    return paragraph(note) + grid(figures) if figures else ""
 
 
 def lines_of(runs):

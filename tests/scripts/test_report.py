@@ -221,7 +221,7 @@ def test_losses_of_other_sums_stand_apart(runs, monkeypatch):
             writer.close()
     monkeypatch.setattr(report_sections, "picture", lambda figure, *words: drawn.append(figure) or "")
     report_sections.curves(groups)
-    axes = {axes.get_title(): axes for axes in drawn[0].axes if axes.get_title()}
+    axes = {figure.axes[0].get_title(): figure.axes[0] for figure in drawn}
     assert set(axes) == {"loss", "loss: global + local", "accuracy on validation images in %"}
     for title, mean in (("loss", 2), ("accuracy on validation images in %", 40)):
         assert all(np.allclose(line.get_ydata(), mean) and line.get_xdata()[-1] == 50 for line in axes[title].lines)
