@@ -40,8 +40,7 @@ def reliability(confidences, hits):
         hits: (n,) whether these are right.
     """
     confidences, hits = np.asarray(confidences, float), np.asarray(hits, float)
-    # The margin keeps k / BINS, as floating-point numbers hold it, in the interval that it closes.
-    place = np.clip(np.ceil(confidences * BINS - 1e-9).astype(int) - 1, 0, BINS - 1)
+    place = np.clip(np.ceil(confidences * BINS).astype(int) - 1, 0, BINS - 1)
     number = np.bincount(place, minlength=BINS)
     held = number > 0
     means = [np.bincount(place, values, BINS)[held] / number[held] for values in (confidences, hits)]

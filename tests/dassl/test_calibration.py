@@ -23,7 +23,10 @@ def test_the_error_of_four_predictions():
     assert confidence.tolist() == pytest.approx([0.51, 0.945])
     assert expected_calibration_error(confidences, hits) == pytest.approx(100 * (0.49 + 0.445) / 2)
     assert expected_calibration_error([1.0, 0.2], [1, 0]) == pytest.approx(100 * (0 + 0.2) / 2)
-    assert expected_calibration_error([2 / 15, 3 / 15], [0, 0]) == pytest.approx(100 * (2 + 3) / 30)  # two bins
+    assert expected_calibration_error([0.95, 0.95, 0.5], [1, 1, 0]) == pytest.approx(100 * (2 * 0.05 + 0.5) / 3)
+    # k / 15 closes its interval, so 2 / 15 is not in that of 0.14.
+    assert expected_calibration_error([2 / 15, 0.14], [1, 0]) == pytest.approx(100 * (13 / 15 + 0.14) / 2)
+    assert reliability([k / BINS for k in range(1, BINS + 1)], [1] * BINS)[0].tolist() == [1] * BINS
 
 
 def test_the_diagram_is_scikit_learns():

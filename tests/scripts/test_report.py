@@ -291,6 +291,8 @@ def test_the_page_in_a_browser(open_page):
             assert hints and all(scrolls == hinted for scrolls, hinted in hints), "a hint where a table scrolls"
             assert any(scrolls for scrolls, _ in hints)
             assert page.evaluate("document.documentElement.scrollWidth") <= width and not page.evaluate(beyond)
+            captions = "[...document.querySelectorAll('caption span')].map(part => part.getBoundingClientRect().right)"
+            assert max(page.evaluate(captions)) <= width
             colours = page.evaluate("[document.body, document.querySelector('td')].map(p => getComputedStyle(p).color)")
             assert len(set(colours)) == 1 and (colours[0] == "rgb(228, 233, 239)") == (scheme == "dark")
             assert messages == []

@@ -56,7 +56,7 @@ def test_overlap_and_entropy_of_known_plans():
 def test_the_summary_is_over_images_and_their_predicted_classes():
     """Of the classes 1 and 0: prompts 1 and 2 share two patches and 3 has two others; all prompts share all evenly.
 
-    Overlaps 1/3 and 1, entropies (log 2 / log 3 + 0) / 2 = 0.315 and 1; with the top-K mean the images are exchanged.
+    Overlaps 1/3 and 1, entropies (log 2 / log 3 + 0) / 2 = 0.315 and 1; with the top-K mean all is shared evenly.
     """
     apart, even = torch.zeros(4, 3), torch.ones(4, 3)
     apart[:2, :2] = apart[2:, 2] = 1
@@ -68,10 +68,11 @@ def test_the_summary_is_over_images_and_their_predicted_classes():
         pixels = torch.zeros(1, 3, 4, 4)
         return prompt_figures.Seen(pixels, p[i : i + 1], None, torch.stack(plans)[None], torch.stack(own)[None])
 
-    parts = [seen(0, [half, apart], [half, even]), seen(1, [even, half], [apart, half])]
+    parts = [seen(0, [half, apart], [half, even]), seen(1, [even, half], [even, half])]
     found = prompt_figures.divisions(parts)
     assert {name: division.text() for name, division in found.items()} == {
-        name: "overlap 0.67 ± 0.47, entropy 0.66 ± 0.48" for name in ("transport", "top-K mean")
+        "transport": "overlap 0.67 ± 0.47, entropy 0.66 ± 0.48",
+        "top-K mean": "overlap 1.00 ± 0.00, entropy 1.00 ± 0.00",
     }
     (of_half,) = {d.text() for d in prompt_figures.divisions([seen(0, [even, half], [even, half])]).values()}
     assert of_half == "overlap 1.00, entropy 1.00"  # one image has no deviation
