@@ -50,9 +50,11 @@ def words(groups):
         "equal width (0: calibrated). "
     )
     if learned:
+        numbers = {run["images"]["val"] for group in groups for run in group.runs.values() if run.get("images")}
+        images = f"{' or '.join(map(str, sorted(numbers)))} validation images".strip()
         return said + (
-            "After: with a temperature, which changes no prediction. Each run learned its own on its validation images "
-            "(least cross-entropy), never on those of the test."
+            f"After: with a temperature, which changes no prediction. Each run learned its own on its {images} (least "
+            "cross-entropy), never on those of the test; few images make it uncertain."
         )
     return said + "No run learned a temperature: train.py does so on validation images that are not those of the test."
 

@@ -65,14 +65,16 @@ def all_runs(groups):
     runs = [(group, seed, run) for group in groups for seed, run in group.runs.items()]
     best = {metric: max((run["metrics"].get(metric, 0) for *_, run in runs), default=0) for metric in METRICS}
     parts = PARTS if any(run.get("seconds_of") for *_, run in runs) else ()
-    headers = ["method", "data set", "shots", "seed", "accuracy", "macro F1", "epochs", "seconds"]
+    several = len({(group.dataset, group.shots) for group in groups}) > 1
+    headers = ["method", *(("data set", "shots") if several else ()), "seed"]
+    headers += ["accuracy", "macro F1", "epochs", "seconds", *parts]
     lines = []
     for group, seed, run in runs:
-        words = [group.method.name, group.dataset, group.shots, seed]
+        words = [group.method.name, *((group.dataset, group.shots) if several else ()), seed]
         spent = [run["seconds"], *(run.get("seconds_of", {}).get(part) for part in parts)]
         lines.append([*words, *numbers(run, best), *((s, "" if s is None else f"{s:.1f}") for s in spent)])
     words = "All runs; seconds: of training and test, then of the parts" if parts else "All runs"
-    return make_table(words, [*headers, *parts], lines)
+    return make_table(words, headers, lines)
 
 
 def numbers(run, best):
