@@ -171,7 +171,7 @@ def main(argv=None):
     for path in args.archive:
         read_archive(path)  # a mistake in it is reported before the runs
     jobs, threads = jobs_and_threads()
-    configs = configurations(runs)
+    configs = configurations(runs, threads)
     plan = f"{len(runs)} runs, {sum(run.finished for run in runs)} of them finished before"
     return carry_out(plan, runs, lambda: report(configs, out, args.published, args.archive), jobs, threads)
 

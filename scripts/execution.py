@@ -2,11 +2,12 @@
 
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from contextlib import suppress
+from multiprocessing import connection
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -14,16 +15,23 @@ import train
 from dassl.config import changed_settings, check_same_run
 from dassl.config.compose import FREE_KEYS
 from dassl.utils import UserError
+from scripts import processes
 from scripts.methods import unique, whole_number
 
 
-def configurations(runs):
+def configurations(runs, threads=None):
     """Return {run: the configuration that train.py will compose}.
+
+    Args:
+        runs: iterable of scripts.run.Command.
+        threads: CPU threads of each run, for the fork server, which starts meanwhile if a run is not finished.
 
     Raises:
         UserError: train.py would refuse the arguments of a run, or a finished run has other settings, which would make
             the tables wrong.
     """
+    if not all(run.finished for run in runs):
+        processes.warm_up(threads)
     configs = {run: train.setup_cfg(train.parse_args(run.arguments)) for run in runs}
     # These may change when a run continues, but not once it is finished.
     free = tuple(key for key in FREE_KEYS if key not in ("TEST.", "OPTIM.MAX_EPOCH"))
@@ -60,25 +68,23 @@ def execute(runs, jobs, threads):
         {run: (exit code, last line of its errors)} of the runs that failed.
     """
     waiting, running, failed, said, start = list(runs), {}, {}, set(), time.monotonic()
-    with tqdm(total=len(runs), disable=None, unit="run") as bar:
+    with tqdm(total=len(runs), disable=None, unit="run") as bar, tempfile.TemporaryDirectory() as folder:
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
                     run, number = waiting.pop(0), len(runs) - len(waiting)
                     bar.write(f"[{number}/{len(runs)}{time_left(start, number - 1 - len(running), len(runs))}] {run}")
-                    errors = tempfile.TemporaryFile("w+", errors="replace")
-                    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": errors}
-                    # In a session of its own, it gets an interrupt only once, from stop().
-                    running[run] = run.start(threads, **streams, start_new_session=True), errors
+                    errors = Path(folder, f"{number}.txt")
+                    errors.touch()
+                    running[run] = run.start(threads, errors), errors
                 sys.stdout.flush()
-                time.sleep(0.05)
-                for run in [run for run, (process, _) in running.items() if process.poll() is not None]:
+                connection.wait([process.sentinel for process, _ in running.values()])
+                for run in [run for run, (process, _) in running.items() if process.exitcode is not None]:
                     process, errors = running.pop(run)
                     bar.update()
-                    errors.seek(0)
-                    lines = [line for line in errors.read().splitlines() if line.strip()]
-                    if process.returncode:
-                        failed[run] = process.returncode, (lines or ["it printed no error"])[-1].removeprefix("error: ")
+                    lines = [line for line in errors.read_text(errors="replace").splitlines() if line.strip()]
+                    if process.exitcode:
+                        failed[run] = process.exitcode, (lines or ["it printed no error"])[-1].removeprefix("error: ")
                         continue
                     for line in lines:  # warnings, the same in most runs
                         if line not in said:
@@ -109,7 +115,7 @@ def stop(processes, patience=30):
     A training finishes its step and saves.
 
     Args:
-        processes: list of Popen, each the leader of its group.
+        processes: list of multiprocessing.Process, each the leader of its group.
         patience: seconds before the kill.
     """
     for process in processes:
@@ -117,11 +123,10 @@ def stop(processes, patience=30):
             os.killpg(process.pid, signal.SIGINT)
     deadline = time.monotonic() + patience
     for process in processes:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(max(0, deadline - time.monotonic()))
+        process.join(max(0, deadline - time.monotonic()))
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.join()
 
 
 def carry_out(plan, runs, report, jobs, threads, tests=(), refuse=lambda test: None):

@@ -47,7 +47,7 @@ class Detection(Command):
     run: Run
     sets: tuple = ()
     shifted: tuple = ()
-    program = ("-m", "scripts.ood")
+    program = "scripts.ood"
     result = "ood.json"
 
     def __str__(self):
@@ -140,7 +140,7 @@ def main(argv=None):
     if args.published or args.archive:
         raise UserError("--published and --archive are for compare.sh: they hold accuracies")
     jobs, threads = jobs_and_threads()
-    configurations(runs)
+    configurations(runs, threads)
     sets, shifted = (tuple(os.environ.get(name, "").split()) for name in ("SETS", "SHIFTED"))
     detections = [Detection(run, sets, shifted) for run in runs]
     plan = f"{len(runs)} runs and their OOD detection, {finished_of(runs, detections)} finished before"

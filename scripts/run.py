@@ -21,15 +21,14 @@ Exit code: 0 done, 2 a mistake of the user, 130 interrupted, 143 terminated, 1 a
 
 # This module alone decides the arguments of train.py and the folder of its results.
 
-import ctypes
 import os
 import signal
-import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dassl.utils import UserError, command, user_input
+from scripts import processes
 from scripts.methods import (
     CONFIGS,
     Method,
@@ -45,44 +44,21 @@ from scripts.methods import (
 )
 
 EMBEDDED = ("fashion_mnist", "emoji", "scenes")
-PR_SET_PDEATHSIG = 1  # from Linux's prctl.h: the signal that a process gets when its parent dies
-# Of every run, beside OpenMP's variables, which `dassl` has set. By default malloc returns large buffers to the system
-# after each training step, and gets them again in the next: a sixth of a CPU run's time. glibc reads these variables
-# when a process starts.
-ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
 
 
 class Command:
-    """A program to start, with its `arguments` and the `folder` that its result is written into."""
+    """A program to start: a module, its `arguments`, and the `folder` that its result is written into."""
 
-    program = ("train.py",)
+    program = "train"
     result = "results.json"
 
     @property
     def finished(self):
         return (self.folder / self.result).is_file()
 
-    def start(self, threads=None, **options):
-        """Return the process of the program, started now. It gets an interrupt when this process dies.
-
-        Args:
-            threads: threads of torch on the CPU; None for torch's choice.
-            **options: options of subprocess.Popen.
-        """
-        environment = {**ENVIRONMENT, **os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
-        prctl = ctypes.CDLL(None).prctl
-
-        def die_with_parent():
-            # Background jobs of a shell script ignore SIGINT, and their children inherit that.
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            prctl(PR_SET_PDEATHSIG, signal.SIGINT)
-
-        return subprocess.Popen(
-            [sys.executable, *self.program, *self.arguments],
-            env=environment,
-            preexec_fn=die_with_parent,
-            **options,
-        )
+    def start(self, threads=None, errors=None):
+        """Return the process of the program, started now (see scripts.processes.start)."""
+        return processes.start(self.program, self.arguments, threads, errors)
 
 
 @dataclass(frozen=True)
@@ -228,8 +204,11 @@ def main(argv=None):
     for run in runs:
         if run.finished:
             print(f"Finished before: {run.folder} (delete it to run it again)", flush=True)
-        elif code := run.start().wait():
-            return code if code > 0 else 1
+        else:
+            process = run.start()
+            process.join()
+            if process.exitcode:
+                return max(process.exitcode, 1)
     return 0
 
 

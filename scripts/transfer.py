@@ -79,10 +79,10 @@ def main(argv=None):
     plans, out = parse(sys.argv[1:] if argv is None else argv)
     jobs, threads = jobs_and_threads()
     runs = [run for plan in plans for run in plan.runs]
-    configs = configurations(runs)
+    configs = configurations(runs, threads)
     tests = [tests_of(plan, configs) for plan in plans]
     evaluations = {test: target for of_plan in tests for target, of_target in of_plan.items() for test in of_target}
-    configurations(evaluations)
+    configurations(evaluations, threads)
     finished = sum(command.finished for command in (*runs, *evaluations))
     plan = f"{len(runs)} runs and {len(evaluations)} tests of them, {finished} finished before"
 

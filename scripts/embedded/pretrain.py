@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 
 from dassl.utils import Parser, command
-from scripts.run import ENVIRONMENT
+from scripts.processes import MALLOC
 
 
 def parse_args(argv):
@@ -47,7 +47,7 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    if not ENVIRONMENT.keys() <= os.environ.keys():
+    if not MALLOC.keys() <= os.environ.keys():
         # glibc and OpenMP read these when a process starts, before any line of this file.
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**ENVIRONMENT, **os.environ})
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**MALLOC, **os.environ})
     sys.exit(main())

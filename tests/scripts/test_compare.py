@@ -1,18 +1,20 @@
 """Comparisons: which runs they make, which mistakes they refuse, and how they stop and go on."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from processes import PATIENCE, finish, living, wait_for
+from processes import PATIENCE, exit_code, finish, living, wait_for
 from written_runs import write_runs
 
 import train
-from scripts import compare, execution, plots, run, transfer
+from scripts import compare, execution, plots, processes, run, transfer
 from scripts.groups import read_groups
 from scripts.methods import read_methods
 from scripts.run import make_runs
@@ -140,8 +142,8 @@ class Script:
     def __init__(self, line):
         self.line = line
 
-    def start(self, threads, **options):
-        return subprocess.Popen(["bash", "-c", self.line], **options)
+    def start(self, threads=None, errors=None):
+        return processes.start("shell", [self.line], threads, errors)
 
 
 def test_a_failed_run_stops_no_other(tmp_path, capfd):
@@ -163,10 +165,46 @@ def test_jobs_run_side_by_side(tmp_path):
 
 def test_stop_kills_processes_that_ignore_an_interrupt(tmp_path):
     line = f"trap '' INT; touch {tmp_path}/deaf; sleep {2 * PATIENCE} & sleep {2 * PATIENCE}"
-    process = subprocess.Popen(["bash", "-c", line], start_new_session=True)
-    wait_for((tmp_path / "deaf").exists, process)
+    process = Script(line).start(errors=tmp_path / "errors")
+    wait_for((tmp_path / "deaf").exists)
     execution.stop([process], patience=0.2)
     wait_for(lambda: not living(str(process.pid), by="session"))
+
+
+PROBE = """
+import json, os, sys
+from pathlib import Path
+
+def main(argv):
+    import torch
+    facts = {"imported": sorted({"torch", "open_clip", "trainers"} & set(BEFORE)), "folder": os.getcwd(),
+             "threads": torch.get_num_threads(), "cuda": torch.cuda.is_initialized(),
+             "variable": os.environ.get("PROBE"), "argv": argv}
+    Path(argv[0]).write_text(json.dumps(facts))
+    print("odd", file=sys.stderr)
+    return 3
+
+BEFORE = list(sys.modules)
+"""
+
+
+def test_a_program_starts_warm_with_the_state_of_its_command(tmp_path, monkeypatch):
+    """The fork server has imported what a run needs, and has no GPU; folder and environment are those of now."""
+    (tmp_path / "probe.py").write_text(PROBE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PROBE", "now")
+    process = processes.start("probe", [str(tmp_path / "facts")], 1, tmp_path / "errors")
+    assert exit_code(process) == 3
+    assert json.loads((tmp_path / "facts").read_text()) == {
+        "imported": ["open_clip", "torch", "trainers"],
+        "folder": str(tmp_path),
+        "threads": 1,
+        "cuda": False,
+        "variable": "now",
+        "argv": [str(tmp_path / "facts")],
+    }
+    assert (tmp_path / "errors").read_text() == "odd\n"
 
 
 def rows(out):
@@ -186,11 +224,12 @@ def test_a_stopped_comparison_leaves_no_process_and_is_continued(environment, tm
     runs = tmp_path / "stopped" / "fashion_mnist"
     first = runs / "ZeroshotCLIP" / "small_1shots" / "one-template" / "seed1" / "results.json"
     second = runs / "CoOp" / "small_1shots" / "shared-context" / "seed1"
-    wait_for(lambda: first.exists() and living(str(second)), process)
+    wait_for(lambda: first.exists() and (second / "lock").exists(), process)
+    owner = (second / "lock").read_text().split()[1]
     process.send_signal(signal.SIGINT)
     assert "interrupted: 1 of 2 runs are finished" in finish(process)[1]
     assert process.returncode == 130
-    wait_for(lambda: not living(str(tmp_path / "stopped")))
+    wait_for(lambda: not Path("/proc", owner).exists())
 
     before = first.stat().st_mtime_ns
     assert compare.main(FEW) == 0
@@ -214,21 +253,25 @@ def test_a_killed_comparison_takes_its_runs_along(tmp_path):
     code = (
         "import subprocess, sys; from scripts.methods import read_methods; from scripts.run import make_runs; "
         "make_runs([read_methods()['CoOp, shared context']], ['fashion_mnist'], [16], ['OPTIM.MAX_EPOCH', '100000'])"
-        "[0].start().wait()"
+        "[0].start().join()"
     )
     settings = {**os.environ, "OUTPUT": str(tmp_path), "DATA": str(tmp_path / "data")}
     process = subprocess.Popen([sys.executable, "-c", code], env=settings, stderr=subprocess.DEVNULL)
-    wait_for(lambda: living(str(tmp_path)), process)
+    wait_for(lambda: list(tmp_path.rglob("lock")), process)
+    (lock,) = tmp_path.rglob("lock")
+    owner = lock.read_text().split()[1]
     process.kill()
     process.wait()
-    wait_for(lambda: not living(str(tmp_path)))  # the run itself would take hours
+    wait_for(lambda: not Path("/proc", owner).exists())  # the run itself would take hours
 
 
 @pytest.mark.parametrize("word", ["all", "-1", "ALL"])
 def test_all_images_as_shots(word, environment, tmp_path, monkeypatch):
     """In every script: run and its kin, compare, the ablation, OOD detection, and the three transfer protocols."""
     started = []
-    monkeypatch.setattr(run.Run, "start", lambda self: started.append(self) or SimpleNamespace(wait=lambda: 0))
+    monkeypatch.setattr(
+        run.Run, "start", lambda self: started.append(self) or SimpleNamespace(join=lambda: None, exitcode=0)
+    )
     assert run.main(["CoOp, shared context", "fashion_mnist", word, "OPTIM.LR", "0.1"]) == 0
     runs, out, _ = compare.parse(["--method", "CoOp, shared context", "fashion_mnist", f"1,{word}"])
     assert out.name == "compare_small_1-allshots"
