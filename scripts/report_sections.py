@@ -63,7 +63,11 @@ def tables(groups):
 def all_runs(groups):
     """Return a table of all runs."""
     runs = [(group, seed, run) for group in groups for seed, run in group.runs.items()]
-    best = {metric: max((run["metrics"].get(metric, 0) for *_, run in runs), default=0) for metric in METRICS}
+    best = {}  # of the runs on one data set with one number of shots
+    for group, _, run in runs:
+        for metric in METRICS:
+            key = group.dataset, group.shots, metric
+            best[key] = max(best.get(key, 0), run["metrics"].get(metric, 0))
     parts = PARTS if any(run.get("seconds_of") for *_, run in runs) else ()
     several = len({(group.dataset, group.shots) for group in groups}) > 1
     headers = ["method", *(("data set", "shots") if several else ()), "seed"]
@@ -72,16 +76,15 @@ def all_runs(groups):
     for group, seed, run in runs:
         words = [group.method.name, *((group.dataset, group.shots) if several else ()), seed]
         spent = [run["seconds"], *(run.get("seconds_of", {}).get(part) for part in parts)]
-        lines.append([*words, *numbers(run, best), *((s, "" if s is None else f"{s:.1f}") for s in spent)])
+        values = {metric: run["metrics"].get(metric) for metric in METRICS}
+        percent = [
+            (value, "" if value is None else f"{value:.2f}", value == best[group.dataset, group.shots, metric])
+            for metric, value in values.items()
+        ]
+        in_seconds = [(s, "" if s is None else f"{s:.1f}") for s in spent]
+        lines.append([*words, *percent, run.get("epochs"), *in_seconds])
     words = "All runs; seconds: of training and test, then of the parts" if parts else "All runs"
     return make_table(words, headers, lines)
-
-
-def numbers(run, best):
-    """Return the cells of a run's METRICS and epochs; `best` is {metric: its best value}."""
-    values = {metric: run["metrics"].get(metric) for metric in METRICS}
-    percent = [(v, "" if v is None else f"{v:.2f}", v == best[metric]) for metric, v in values.items()]
-    return [*percent, run.get("epochs")]
 
 
 def drawn_plots(groups):

@@ -290,7 +290,7 @@ class CLIPTrainer(ScoredImages, KeptFeatures):
         for batch in tqdm(self.batches_to_evaluate("val"), desc="val", leave=False, disable=None):
             input, label = self.parse_batch_test(batch)
             with self.precision.autocast():
-                found.append(self.probabilities(self.match(input))["combined"].cpu())
+                found.append(self.probabilities(self.match(input))["combined"].float().cpu())
             labels.append(label.cpu())
         return torch.cat(found).numpy(), torch.cat(labels).numpy()
 

@@ -175,6 +175,14 @@ def test_a_method_without_training_is_paired_with_all_seeds(runs):
     assert [line[2:7] for line in lines] == [[1, 1, 1, 0, 1], [2, 1, 2, 0, 0]]
 
 
+def test_the_best_run_is_that_of_its_shots(runs):
+    write_runs(runs / "a/CoOp/small_1shots/shared-context", [20.0, 19.0], shots=1, macro_f1=18.0)
+    (groups,) = report.find_groups(runs)
+    page = Page(report_sections.all_runs(groups))
+    assert sorted(page.best) == ["18.00", "18.00", "20.00", "33.00", "33.00", "60.00"]
+    assert page.cells.count("FashionMNIST") == 6  # a column only where there are several
+
+
 def test_calibration_by_hand(runs):
     """Of the shared context |0.9 - 1| + 0.75 + 0.8 over 3 before, and 0.4 + 0.5 + 0.4 after."""
     groups = report.find_groups(runs)[0]

@@ -10,7 +10,18 @@ from matplotlib.container import ErrorbarContainer
 from PIL import Image
 from written_runs import write_runs
 
-from scripts import ood, ood_detection, plots, predictions, report_hardest, report_sections, table, transfer_tables
+from scripts import (
+    ood,
+    ood_detection,
+    plots,
+    predictions,
+    report_calibration,
+    report_hardest,
+    report_pairs,
+    report_sections,
+    table,
+    transfer_tables,
+)
 from scripts.groups import Group, average, caption, lead, one_by_one, read_groups
 from scripts.methods import Method
 from scripts.plots import spread
@@ -231,9 +242,11 @@ def test_output_functions_take_empty_lists(tmp_path, capsys):
     transfer_tables.report([], [], tmp_path)
     ood_detection.report([], tmp_path)
     assert ood.table({"images": {}, "sets": {}, "average": {}}) == ""
-    for section in (report_sections.tables, report_sections.curves, report_sections.ood, report_sections.settings):
+    make = report_sections
+    for section in (make.tables, make.drawn_plots, make.classes, make.curves, make.ood, make.settings):
         assert isinstance(section([]), str)
-    assert isinstance(report_sections.confusions([], []), str) and isinstance(report_hardest.hardest([], []), str)
+    for section in (make.confusions, report_hardest.hardest, report_pairs.pairs, report_calibration.calibration):
+        assert section([], []) == ""
     for form in (predictions.Table, predictions.CSVLines, predictions.JSONList):
         lines = form("MCM")
         assert lines.start() and lines.text([]) == "" and lines.end() is not None
