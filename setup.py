@@ -44,10 +44,12 @@ setup(
         "tensorboard",
     ],
     extras_require={
-        "test": ["pytest", "pytest-xdist", "POT", "playwright", "statsmodels", *EXPORT, *IMAGES],
+        "test": ["pytest", "pytest-xdist", "POT", "playwright", "statsmodels", "submitit", "webdataset", *EXPORT, *IMAGES],
         "lint": ["ruff", "mypy", "pre-commit"],
         "export": EXPORT,
         "images": IMAGES,
+        "slurm": ["submitit"],  # for --launcher slurm
+        "tars": ["webdataset"],  # for scripts.encode
         "benchmarks": ["POT", "geomloss"],
         "siglip": ["transformers", "sentencepiece"],  # tokenizers that are downloaded
         "embedded": ["resvg-py"],  # to remake the embedded benchmark

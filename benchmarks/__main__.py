@@ -1,4 +1,4 @@
-"""Run all benchmarks, one after the other: python -m benchmarks [--json FILE]; 20 minutes on 2 cores
+"""Run all benchmarks, one after the other: python -m benchmarks [--json FILE]; 25 minutes on 2 cores
 
 Each prints its table. `python -m benchmarks.NAME` runs one alone, and with other sizes (see its --help).
 
@@ -26,7 +26,9 @@ PARTS = {
     "transport": ["transport"],
     "evaluation": ["evaluation"],
     "loading": ["loading"],
+    "encoding": ["encode"],
     "a busy machine": ["busy"],
+    "warm start": ["comparison", "--turns", "1"],
 }
 
 

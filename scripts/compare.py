@@ -28,8 +28,9 @@ from pathlib import Path
 from dassl.utils import Parser, UserError, command
 from scripts import plots, table, visualize
 from scripts.archive import add_archives, beside, read_archive
-from scripts.execution import carry_out, configurations, jobs_and_threads
+from scripts.execution import carry_out, configurations
 from scripts.groups import group_of
+from scripts.launcher import add_launcher, launch_of, show_status
 from scripts.methods import METHODS, PROTOCOLS, apart, check_name, choose_methods, read_yaml, shots_word, unique
 from scripts.run import make_runs
 
@@ -49,6 +50,7 @@ def parse(argv, description=__doc__):
     parser = make_parser(description)
     parser.add_argument("--published", action="store_true", help="show published figures beside ours")
     add_protocol(parser)
+    add_launcher(parser)
     add_archives(parser)
     args = parse_flags(parser, argv)
     what, *options = args.what or [""]
@@ -170,10 +172,12 @@ def main(argv=None):
     runs, out, args = parse(sys.argv[1:] if argv is None else argv)
     for path in args.archive:
         read_archive(path)  # a mistake in it is reported before the runs
-    jobs, threads = jobs_and_threads()
-    configs = configurations(runs, threads)
+    if args.status:
+        return show_status(runs, runs[0].output)
+    launch = launch_of(args, runs)
+    configs = configurations(runs)
     plan = f"{len(runs)} runs, {sum(run.finished for run in runs)} of them finished before"
-    return carry_out(plan, runs, lambda: report(configs, out, args.published, args.archive), jobs, threads)
+    return carry_out(plan, runs, lambda: report(configs, out, args.published, args.archive), launch)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
 """Start many runs: check their configurations first, run some at a time, and stop all together."""
 
 import os
+import re
 import signal
 import sys
 import tempfile
 import time
 from contextlib import suppress
+from itertools import zip_longest
 from multiprocessing import connection
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -15,23 +18,18 @@ import train
 from dassl.config import changed_settings, check_same_run
 from dassl.config.compose import FREE_KEYS
 from dassl.utils import UserError
-from scripts import processes
 from scripts.methods import unique, whole_number
 
+EPOCH = re.compile(r"epoch \[(\d+)/(\d+)\] .*?\bloss (\S+)")  # in a run's log
 
-def configurations(runs, threads=None):
+
+def configurations(runs):
     """Return {run: the configuration that train.py will compose}.
-
-    Args:
-        runs: iterable of scripts.run.Command.
-        threads: CPU threads of each run, for the fork server, which starts meanwhile if a run is not finished.
 
     Raises:
         UserError: train.py would refuse the arguments of a run, or a finished run has other settings, which would make
             the tables wrong.
     """
-    if not all(run.finished for run in runs):
-        processes.warm_up(threads)
     configs = {run: train.setup_cfg(train.parse_args(run.arguments)) for run in runs}
     # These may change when a run continues, but not once it is finished.
     free = tuple(key for key in FREE_KEYS if key not in ("TEST.", "OPTIM.MAX_EPOCH"))
@@ -57,7 +55,7 @@ def jobs_and_threads():
 
 
 def execute(runs, jobs, threads):
-    """Start runs, and wait for all.
+    """Start runs on this machine, and wait for all.
 
     Args:
         runs: list of scripts.run.Command.
@@ -67,46 +65,123 @@ def execute(runs, jobs, threads):
     Returns:
         {run: (exit code, last line of its errors)} of the runs that failed.
     """
-    waiting, running, failed, said, start = list(runs), {}, {}, set(), time.monotonic()
-    with tqdm(total=len(runs), disable=None, unit="run") as bar, tempfile.TemporaryDirectory() as folder:
+    waiting, running, failed, said = list(runs), {}, {}, set()
+    with Display(len(runs), jobs) as display, tempfile.TemporaryDirectory() as folder:
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
                     run, number = waiting.pop(0), len(runs) - len(waiting)
-                    bar.write(f"[{number}/{len(runs)}{time_left(start, number - 1 - len(running), len(runs))}] {run}")
+                    display.line(f"[{number}/{len(runs)}{display.time_left(running)}] {run}")
+                    run.failure.unlink(missing_ok=True)
                     errors = Path(folder, f"{number}.txt")
                     errors.touch()
                     running[run] = run.start(threads, errors), errors
-                sys.stdout.flush()
-                connection.wait([process.sentinel for process, _ in running.values()])
+                connection.wait([process.sentinel for process, _ in running.values()], display.seconds)
+                display.show(running)
                 for run in [run for run, (process, _) in running.items() if process.exitcode is not None]:
                     process, errors = running.pop(run)
-                    bar.update()
+                    display.finished()
                     lines = [line for line in errors.read_text(errors="replace").splitlines() if line.strip()]
                     if process.exitcode:
-                        failed[run] = process.exitcode, (lines or ["it printed no error"])[-1].removeprefix("error: ")
+                        run.fail(process.exitcode, lines or ["it printed no error"])
+                        failed[run] = run.failed
                         continue
                     for line in lines:  # warnings, the same in most runs
                         if line not in said:
-                            bar.write(line, sys.stderr)
+                            display.line(line, sys.stderr)
                     said.update(lines)
         finally:
             stop([process for process, _ in running.values()])
+    if runs:
+        print(f"{len(runs)} runs took {in_words(time.monotonic() - display.start)}", flush=True)
     return failed
 
 
-def time_left(start, finished, total):
-    """Return the time left in words, at the pace so far; nothing before the first run has finished.
+class Display:
+    """What a terminal shows of runs: a bar of the finished ones, and a line for each that is running.
+
+    In a file there are only plain lines.
 
     Args:
-        start: time.monotonic() at the start.
-        finished: number of finished runs.
-        total: number of all runs.
+        total: number of runs.
+        jobs: number of runs at a time.
+
+    Attributes:
+        seconds: between two calls of `show`; None if there is nothing to show.
     """
-    if not finished:
-        return ""
-    seconds = (time.monotonic() - start) * (total - finished) / finished
-    return f", about {seconds:.0f} s left" if seconds < 100 else f", about {seconds / 60:.0f} min left"
+
+    def __init__(self, total, jobs):
+        self.bar = tqdm(
+            total=total, disable=None if total else True, bar_format="{l_bar}{bar}| {n}/{total} runs{postfix}"
+        )
+        n_lines = 0 if self.bar.disable else min(jobs, total)
+        self.lines = [tqdm(bar_format="{desc}", position=i + 1, leave=False) for i in range(n_lines)]
+        self.seconds = 1.0 if n_lines else None
+        self.total, self.done, self.start = total, 0, time.monotonic()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for bar in (*self.lines, self.bar):
+            bar.close()
+
+    def line(self, text, file=None):
+        """Print a line that stays."""
+        self.bar.write(text, file)
+        (file or sys.stdout).flush()
+
+    def show(self, running):
+        """Show how far the runs are that are running."""
+        texts = [f"  {run}: {progress(run.folder)}" for run in running] if self.lines else []
+        for bar, text in zip_longest(self.lines, texts, fillvalue=""):
+            bar.set_description_str(text)
+        self.bar.set_postfix_str(self.time_left(running).removeprefix(", "))
+
+    def finished(self):
+        """Count a run."""
+        self.done += 1
+        self.bar.update()
+
+    def time_left(self, running):
+        """Return the time left in words, at the pace so far; nothing before the first epoch of a run has finished.
+
+        Args:
+            running: the runs that are running, whose epochs count.
+        """
+        done = self.done + sum(progress(run.folder).share for run in running)
+        seconds = time.monotonic() - self.start
+        return f", about {in_words(seconds * (self.total - done) / done)} left" if done else ""
+
+
+class Progress(NamedTuple):
+    """How far a run is: its finished epochs, all epochs, and its last loss."""
+
+    epoch: int = 0
+    epochs: int = 1
+    loss: str = ""
+
+    def __str__(self):
+        return f"epoch {self.epoch}/{self.epochs}, loss {self.loss}" if self.loss else ""
+
+    @property
+    def share(self):
+        return self.epoch / self.epochs
+
+
+def progress(folder):
+    """Return the Progress that the newest log in a run's folder tells of."""
+    logs = sorted(Path(folder).glob("log.txt*"), key=lambda path: path.stat().st_mtime)
+    found = EPOCH.findall(logs[-1].read_text(encoding="utf-8", errors="replace")) if logs else []
+    return Progress(int(found[-1][0]), int(found[-1][1]), found[-1][2]) if found else Progress()
+
+
+def in_words(seconds):
+    """Return seconds as text: 85 s, 12 min, 3 h 5 min."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def stop(processes, patience=30):
@@ -129,19 +204,18 @@ def stop(processes, patience=30):
         process.join()
 
 
-def carry_out(plan, runs, report, jobs, threads, tests=(), refuse=lambda test: None):
+def carry_out(plan, runs, report, launch, tests=(), refuse=lambda test: None):
     """Start all unfinished runs, then their tests, report the results, and return the exit code.
 
     Args:
         plan: the plan in words, printed first.
         runs: list of scripts.run.Command.
         report: function () that prints the results.
-        jobs: number of runs at a time.
-        threads: CPU threads of each; None for torch's choice.
+        launch: function of a list of Commands, which starts them and returns {command: its `failed`}.
         tests: list of scripts.run.Command with the attribute `run`. A test starts only if its run is finished.
         refuse: function of a test; its (exit code, error line) if it must not start, else None.
     """
-    print(f"{plan}; {jobs} at a time", flush=True)
+    print(plan, flush=True)
     # SIGINT even if it is ignored, as in a shell script's background: runs would inherit that and never stop.
     signals = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup sets it
@@ -149,10 +223,10 @@ def carry_out(plan, runs, report, jobs, threads, tests=(), refuse=lambda test: N
     for number in signals:
         signal.signal(number, interrupt)
     try:
-        failed = execute([run for run in runs if not run.finished], jobs, threads)
+        failed = launch([run for run in runs if not run.finished])
         ready = [test for test in tests if test.run.finished and not test.finished]
         refused = {test: reason for test in ready if (reason := refuse(test))}
-        failed |= refused | execute([test for test in ready if test not in refused], jobs, threads)
+        failed |= refused | launch([test for test in ready if test not in refused])
         report()
     except KeyboardInterrupt as error:
         message = f"{finished_of(runs, tests)} runs are finished, the same command continues"

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 
 from dassl.utils import UserError, command
 from scripts import compare, table
-from scripts.execution import carry_out, configurations, finished_of, jobs_and_threads
+from scripts.execution import carry_out, configurations, finished_of
 from scripts.groups import Group, over_seeds, protocols_of, read_ood
+from scripts.launcher import launch_of, show_status
 from scripts.methods import shots_text, unique
 from scripts.ood_sets import METRICS, SCORES, spectra
 from scripts.run import Command, Run
@@ -139,13 +140,15 @@ def main(argv=None):
     runs, out, args = compare.parse(sys.argv[1:] if argv is None else argv, __doc__)
     if args.published or args.archive:
         raise UserError("--published and --archive are for compare.sh: they hold accuracies")
-    jobs, threads = jobs_and_threads()
-    configurations(runs, threads)
     sets, shifted = (tuple(os.environ.get(name, "").split()) for name in ("SETS", "SHIFTED"))
     detections = [Detection(run, sets, shifted) for run in runs]
+    if args.status:
+        return show_status([*runs, *detections], runs[0].output)
+    launch = launch_of(args, [*runs, *detections])
+    configurations(runs)
     plan = f"{len(runs)} runs and their OOD detection, {finished_of(runs, detections)} finished before"
     out = out.with_name(f"ood_{out.name}")
-    return carry_out(plan, runs, lambda: report(detections, out), jobs, threads, detections)
+    return carry_out(plan, runs, lambda: report(detections, out), launch, detections)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dassl.utils import UserError, command, user_input
+from dassl.utils import UserError, command, read_json, user_input, write_json
 from scripts import processes
 from scripts.methods import (
     CONFIGS,
@@ -55,6 +55,23 @@ class Command:
     @property
     def finished(self):
         return (self.folder / self.result).is_file()
+
+    @property
+    def failure(self):
+        """Path of the file that says why the last try failed; there is none after a success."""
+        return self.folder / f"{self.program}.failed.json"
+
+    def fail(self, code, lines):
+        """Write this file: the exit code, and what the program printed to stderr as a list of lines."""
+        write_json({"exit_code": code, "error": lines[-1].removeprefix("error: "), "stderr": lines}, self.failure)
+
+    @property
+    def failed(self):
+        """The exit code and the last line of the errors of the last try; None if it did not fail."""
+        if not self.failure.is_file():
+            return None
+        failure = read_json(self.failure)
+        return failure["exit_code"], failure["error"]
 
     def start(self, threads=None, errors=None):
         """Return the process of the program, started now (see scripts.processes.start)."""

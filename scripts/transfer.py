@@ -24,7 +24,8 @@ from pathlib import Path
 from dassl.finished import FinishedRun
 from dassl.utils import UserError, command
 from scripts import compare
-from scripts.execution import carry_out, configurations, jobs_and_threads
+from scripts.execution import carry_out, configurations
+from scripts.launcher import add_launcher, launch_of, show_status
 from scripts.methods import apart, choose_methods, shots_word
 from scripts.run import make_runs
 from scripts.transfer_plans import PROTOCOLS, tests_of
@@ -34,13 +35,14 @@ UNDECLARED = 2, "it learned prompts of each class: write class_specific: true in
 
 
 def parse(argv):
-    """Return the Plans, and the Path of the folder of the tables.
+    """Return the Plans, the Path of the folder of the tables, and the parsed arguments.
 
     Raises:
         UserError: An argument, or a setting of the environment, is wrong.
     """
     parser = compare.make_parser(__doc__)
     compare.add_protocol(parser)
+    add_launcher(parser)
     parser.add_argument("--sources", metavar="DOMAINS", help="domains to train on, for domain_generalization")
     protocol = argv[0] if argv[:1] and argv[0] in PROTOCOLS else None
     args = compare.parse_flags(parser, argv[1:] if protocol else argv)
@@ -62,7 +64,7 @@ def parse(argv):
     run = make(arguments[0].split(",")[0], arguments[-1])[0]
     name = "_".join([protocol, *(word.replace(",", "+") for word in (*arguments[:-1], *extra.get("sources", ())))])
     name = f"{name}_{shots_word(run.shots)}shots{apart(args.protocol)}"
-    return function(arguments, make, **extra), Path(run.output, name)
+    return function(arguments, make, **extra), Path(run.output, name), args
 
 
 def undeclared(test):
@@ -76,20 +78,22 @@ def undeclared(test):
 @command
 def main(argv=None):
     """Run the command and return its exit code."""
-    plans, out = parse(sys.argv[1:] if argv is None else argv)
-    jobs, threads = jobs_and_threads()
+    plans, out, args = parse(sys.argv[1:] if argv is None else argv)
     runs = [run for plan in plans for run in plan.runs]
-    configs = configurations(runs, threads)
+    launch = None if args.status else launch_of(args, runs)
+    configs = configurations(runs)
     tests = [tests_of(plan, configs) for plan in plans]
     evaluations = {test: target for of_plan in tests for target, of_target in of_plan.items() for test in of_target}
-    configurations(evaluations, threads)
+    if args.status:
+        return show_status([*runs, *evaluations], runs[0].output)
+    configurations(evaluations)
     finished = sum(command.finished for command in (*runs, *evaluations))
     plan = f"{len(runs)} runs and {len(evaluations)} tests of them, {finished} finished before"
 
     def refuse(test):
         return UNDECLARED if not evaluations[test].same_classes and undeclared(test) else None
 
-    return carry_out(plan, runs, lambda: report(plans, tests, out), jobs, threads, evaluations, refuse)
+    return carry_out(plan, runs, lambda: report(plans, tests, out), launch, evaluations, refuse)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Features of the frozen image tower, encoded once and kept in files for all runs that read the same images.
+"""Features of the frozen image tower, encoded once and kept in shards for all runs that read the same images.
 
 Letters: b images of a batch, P patches, W width of the image tower.
 """
@@ -10,28 +10,178 @@ import importlib.metadata
 import os
 import random
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from sotglp import parallel
 from sotglp.interface import ImageEncoder
 from sotglp.prompted import PromptedCLIP
+from sotglp.shards import CLASS, SIZE, Shards, identities
 
-LAYOUT = 1  # version of the files, part of their key
-REMARKS = "remarks.npy"  # what was remarked about the images when they were read
-CLASS = "class"  # name of the file of class tokens; a file of patch tokens has the name of its stream
+LAYOUT = 2  # version of the files, part of their key
+
+
+class Images(Protocol):
+    """Images to encode, in parts that become shards."""
+
+    def batches(self, numbers: Iterable[int]) -> Iterator[tuple[int, dict[str, Any] | None]]:
+        """Yield (number of a shard, batch), and (number, None) after its last batch.
+
+        A batch has "img", "impath", "label", "images" (``identities``) and "remarks", in the same order each time, and
+        its own "size".
+        """
+
+    def size(self, numbers: Iterable[int]) -> int:
+        """Return the sum of the sizes of all batches of some shards, exactly or nearly."""
+
+
+class ListedImages:
+    """The images of a toolbox's loader, in a given number of shards of equal size.
+
+    Args:
+        loader: of test images, whose batches have "img", "index", "impath" and "label".
+        images: (n,) of ``identities``.
+        count: number of shards.
+    """
+
+    def __init__(self, loader: Any, images: np.ndarray, count: int) -> None:
+        self.loader, self.images, self.count = loader, images, count
+
+    def rows(self, number: int) -> range:
+        """Return the indices of a shard's images."""
+        n = len(self.images)
+        return range(number * n // self.count, (number + 1) * n // self.count)
+
+    def size(self, numbers: Iterable[int]) -> int:
+        return sum(len(self.rows(number)) for number in numbers)
+
+    def batches(self, numbers: Iterable[int]) -> Iterator[tuple[int, dict[str, Any] | None]]:
+        loader, step = self.loader, self.loader.batch_size
+        cut = [(number, self.rows(number)) for number in numbers]  # a batch is of one shard
+        plan = [(number, rows[i : i + step]) for number, rows in cut for i in range(0, len(rows), step)]
+        read = DataLoader(
+            loader.dataset,
+            batch_sampler=[list(rows) for _, rows in plan],
+            num_workers=loader.num_workers,
+            collate_fn=loader.collate_fn,
+            pin_memory=loader.pin_memory,
+        )
+        for (number, rows), batch in zip(plan, read, strict=True):
+            if batch is not None:  # all of its images are unreadable
+                at = batch["index"]
+                more = {"images": self.images[at.numpy()], "remarks": loader.dataset.remarks[at], "size": len(rows)}
+                yield number, {**batch, **more}
+            if rows[-1] == self.rows(number)[-1]:
+                yield number, None
+
+
+def describe(tower: ImageEncoder, pixels: Any, half: bool) -> str:
+    """Return 16 letters that name all that the features of an image depend on.
+
+    Args:
+        tower: that encodes it.
+        pixels: how its pixels are made.
+        half: whether float16 is kept.
+    """
+    versions = tuple(importlib.metadata.version(name) for name in ("torch", "torchvision", "pillow"))
+    device = tower.proj.device.type
+    digest = hashlib.sha256(repr((LAYOUT, versions, half, device, tower, tower.settings, pixels)).encode())
+    if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16:
+        digest.update(b"bfloat16")  # otherwise the kept type tells the precision
+    for weights in tower.state_dict().values():
+        digest.update(weights.cpu().contiguous().numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def pixels_of(dataset: Any) -> tuple[Any, ...]:
+    """Return how a toolbox's dataset makes pixels of a file."""
+    return dataset.transform, dataset.cfg.DATALOADER.REDUCED_JPEG, dataset.how
+
+
+def files(paths: Iterable[str]) -> np.ndarray:
+    """Return ``identities`` (n,) of images in files, which change when a file changes."""
+
+    def line(path: str) -> str:
+        file = os.stat(path)
+        return f"{os.path.abspath(path)} {file.st_size} {file.st_mtime_ns}"
+
+    return identities(map(line, paths))
+
+
+def name_of(images: np.ndarray) -> str:
+    """Return the name of the folder of a list of images of ``identities``."""
+    return hashlib.sha256(images.tobytes()).hexdigest()[:16]
+
+
+@torch.no_grad()
+def encode(
+    images: Images,
+    numbers: Iterable[int],
+    shards: Shards,
+    tower: ImageEncoder,
+    streams: Collection[str],
+    half: bool,
+    progress: Callable[[int, int, int], Any],
+) -> None:
+    """Encode images and write their shards. While one is written, the next is encoded.
+
+    Args:
+        images: to encode.
+        numbers: of the shards.
+        shards: where they are written.
+        tower: that encodes.
+        streams: of patch tokens, beside the class tokens.
+        half: keep float16.
+        progress: is told of each batch the number of images, its size and the bytes of the features.
+
+    Raises:
+        OSError: a shard cannot be written.
+    """
+    parts: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    dtype = torch.float16 if half else torch.float32
+    with ThreadPoolExecutor(1) as writer:
+        written = writer.submit(lambda: None)
+        for number, batch in images.batches(numbers):
+            if batch is None:
+                written.result()  # so that no more than two shards are in memory
+                written = writer.submit(write, shards, number, parts.pop(number, []))
+                continue
+            class_token, patches = tower.encode_images(batch.pop("img").to(tower.proj.device), streams)
+            features = {CLASS: class_token, **dict(sorted(patches.items()))}
+            features = {name: values.to(dtype).cpu() for name, values in features.items()}
+            parts[number].append({**batch, "features": features})
+            progress(len(class_token), batch["size"], sum(values.nbytes for values in features.values()))
+        written.result()
+
+
+def write(shards: Shards, number: int, parts: list[dict[str, Any]]) -> None:
+    """Write the shard of a number, whose batches are given in their order.
+
+    Raises:
+        OSError: it cannot be written, or none of its images can be read.
+    """
+    if not parts:
+        raise OSError(f"none of the images of shard {number} can be read")
+    features = {name: torch.cat([part["features"][name] for part in parts]) for name in parts[0]["features"]}
+    names = [name for part in parts for name in part["impath"]]
+    labels = [label for part in parts for label in part["label"].tolist()]
+    images, remarks = np.concatenate([part["images"] for part in parts]), torch.cat([part["remarks"] for part in parts])
+    shards.write(number, features, images, remarks, names, labels)
 
 
 class EncodedImages:
     """Batches of features in the place of a loader's batches of images.
 
-    The loader's images are encoded now, unless a run did so before with the same weights, pixels and file list. Each
-    stream of patch tokens is a file of its own; the class tokens are the same for all streams.
+    The loader's images are encoded now, unless a run did so before with the same weights, pixels and file list, or
+    ``scripts.encode`` with a list that has them all. The class tokens are the same for all streams of patch tokens.
 
     Iterating gives {"features": (class tokens (b, W), patch tokens (b, P, W) or None), "label": (b,), "impath": paths},
     in the order of the loader's data source.
@@ -61,112 +211,72 @@ class EncodedImages:
         self.batch_size = loader.batch_size
         self.labels = torch.tensor([item.label for item in dataset.data_source])
         self.impaths = [item.impath for item in dataset.data_source]
-        self.dtype = np.dtype(np.float16 if half else np.float32)
-        self.local, self.seed = model.local, seed
-        place = Path(folder) / self.key(dataset, model)
-        read = [CLASS] if self.local is None else [CLASS, self.local]
-        further = [stream for stream in streams if stream in model.clip.visual.streams]
-        self.paths = {name: place / f"{name}.npy" for name in dict.fromkeys([*read, *further])}
-        with contextlib.ExitStack() as stack:
-            with parallel.failing_together():
-                if parallel.is_first():
-                    stack.enter_context(locked(place))
-            if parallel.agree(not all(self.readable(path) for path in self.paths.values())):
-                self.encode(loader, model.clip.visual)
-                with parallel.failing_together():
-                    if parallel.is_first():
-                        np.save(place / REMARKS, dataset.remarks.numpy())
+        self.images = files(self.impaths)
+        self.half, self.local, self.seed = half, model.local, seed
+        self.read = [CLASS] if self.local is None else [CLASS, self.local]
+        place = Path(folder, self.key(dataset, model), name_of(self.images))
+        with parallel.failing_together():
+            found = self.whole_store(place) if parallel.is_first() else None
+        found = parallel.agree(found)
+        if found is None:
+            further = [stream for stream in streams if stream in model.clip.visual.streams]
+            self.encode(place, loader, model.clip.visual, {*self.read[1:], *further})
         with parallel.failing_together():  # machines may not share the folder
-            self.arrays = {name: np.load(self.paths[name], mmap_mode="r") for name in read}
-            dataset.remarks |= torch.from_numpy(np.load(place / REMARKS))  # of the run that encoded them
+            self.shards = Shards(found or place)
+            places = self.shards.find(self.images)
+            if places is None:
+                raise OSError(f"{self.shards.folder} lacks images that could not be read: delete it to read them again")
+            self.places = places
+            dataset.remarks |= self.shards.take(CLASS, places, "remarks")  # of the run that encoded them
 
     def key(self, dataset: Any, model: PromptedCLIP) -> str:
-        """Return 16 letters that name all that the features depend on."""
-        visual = model.clip.visual
-        versions = tuple(importlib.metadata.version(name) for name in ("torch", "torchvision", "pillow"))
-        reduced = dataset.cfg.DATALOADER.REDUCED_JPEG
-        pixels = dataset.transform, reduced, dataset.how, self.seed
-        facts = LAYOUT, versions, self.dtype, visual.proj.device.type, visual, visual.settings, pixels
-        digest = hashlib.sha256(repr(facts).encode())
-        device = visual.proj.device.type
-        if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16:
-            digest.update(b"bfloat16")  # otherwise the files' type tells the precision
-        for weights in visual.state_dict().values():
-            digest.update(weights.cpu().contiguous().numpy().data)
-        for item in dataset.data_source:
-            file = os.stat(item.impath)
-            digest.update(f"{os.path.abspath(item.impath)} {file.st_size} {file.st_mtime_ns}\n".encode())
-        return digest.hexdigest()[:16]
+        """Return 16 letters that name all that the features of an image depend on."""
+        return describe(model.clip.visual, (*pixels_of(dataset), self.seed), self.half)
 
-    def readable(self, path: Path) -> bool:
-        """Return whether a file exists and has the features of all images."""
-        try:
-            return len(np.load(path, mmap_mode="r")) == len(self.labels)
-        except FileNotFoundError:
-            return False
-        except (ValueError, EOFError) as error:
-            print(f"{path} is damaged ({error}): its images are encoded again")
-            return False
+    def whole_store(self, place: Path) -> Path | None:
+        """Return the folder of shards to read: this place, or one of ``scripts.encode``; None if there is none.
 
-    @torch.no_grad()
-    def encode(self, loader: Any, tower: ImageEncoder) -> None:
-        """Write the files without changing the random numbers that the run draws later."""
-        with seeded(self.seed or 0):
-            self.write(loader, tower)
-
-    def write(self, loader: Any, tower: ImageEncoder) -> None:
-        """Write the files; a file gets its name when it is whole.
-
-        Each process encodes its share of a batch, and the first one writes.
+        Views of other lists were drawn for these, so they are not read.
         """
-        arrays: dict[str, np.memmap] = {}
-        try:
-            for batch in tqdm(loader, desc="encode", leave=False, disable=None):
-                features = self.features_of(batch["img"], tower)
-                with parallel.failing_together():
-                    for name, values in features.items() if parallel.is_first() else ():
-                        if name not in arrays:
-                            arrays[name] = self.new_array(name, values.shape[1:])
-                        arrays[name][batch["index"].numpy()] = values.float().cpu().numpy()
+        others = [] if self.seed is not None else sorted(path.parent for path in place.parent.glob("*/index.json"))
+        for folder in (place, *(other for other in others if other != place)):
+            try:
+                shards = Shards(folder)
+            except (FileNotFoundError, ValueError):
+                continue
+            if folder != place and shards.of is None:
+                continue  # of another run: results must not depend on which runs there were before
+            if not shards.missing(self.read, range(shards.count)) and shards.find(self.images) is not None:
+                return folder
+        return None
+
+    def encode(self, place: Path, loader: Any, tower: ImageEncoder, streams: Collection[str]) -> None:
+        """Write the shards that are missing; each process writes its share of them.
+
+        The random numbers that the run draws later stay the same. Those of a shard's transforms depend on nothing else.
+        """
+        n = len(self.images)
+        with contextlib.ExitStack() as stack:
             with parallel.failing_together():
-                for name, array in arrays.items():
-                    array.flush()
-                    os.replace(self.partial(name), self.paths[name])
-        finally:
-            if parallel.is_first():
-                for name in self.paths:
-                    self.partial(name).unlink(missing_ok=True)
+                missing: tuple[int, list[int]] = 0, []
+                if parallel.is_first():
+                    stack.enter_context(locked(place))
+                    shards = Shards.create(place, min(max(-(-n // SIZE), parallel.size()), n))
+                    missing = shards.count, shards.missing([CLASS, *streams], range(shards.count), True)
+            count, numbers = parallel.agree(missing)
+            images, own = ListedImages(loader, self.images, count), numbers[parallel.rank() :: parallel.size()]
+            with tqdm(total=images.size(own), desc="encode", leave=False, disable=None) as bar:
 
-    def features_of(self, images: torch.Tensor, tower: ImageEncoder) -> dict[str, torch.Tensor]:
-        """Return {name of a file: the features of images that it holds}."""
-        n_images, (start, stop) = len(images), parallel.share(len(images))
-        own = images[start:stop] if start < stop else images[:1]  # a process without images encodes one for nothing
-        class_token, patches = tower.encode_images(own.to(tower.proj.device), self.paths.keys() - {CLASS})
-        features = {CLASS: class_token, **dict(sorted(patches.items()))}
-        return {name: parallel.gather(values[: stop - start], n_images) for name, values in features.items()}
+                def progress(n_images: int, size: int, n_bytes: int) -> None:
+                    if not bar.n:
+                        check_room(place, 2 * images.size(numbers) * n_bytes // n_images)
+                    bar.update(size)
 
-    def new_array(self, name: str, of_one: Sequence[int]) -> np.memmap:
-        """Create the file of that name, for all images, with its disk space reserved.
-
-        Args:
-            name: of the file.
-            of_one: shape of one image's features.
-
-        Raises:
-            OSError: the disk has not twice the room.
-        """
-        shape = (len(self.labels), *of_one)
-        size = int(np.prod(shape)) * self.dtype.itemsize
-        if shutil.disk_usage(self.partial(name).parent).free < 2 * size:
-            raise OSError(f"the features take {size / 2**30:.1f} GiB, and twice that is not free")
-        array = np.lib.format.open_memmap(self.partial(name), "w+", self.dtype, shape)
-        with open(self.partial(name), "rb+") as file:  # a mapped page without room on the disk would kill the process
-            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
-        return array
-
-    def partial(self, name: str) -> Path:
-        """Return the path of a file while it is written."""
-        return self.paths[name].with_suffix(".partial")
+                with parallel.failing_together():
+                    shards = Shards(place)
+                    for part in [own] if self.seed is None else [[number] for number in own]:
+                        with seeded((self.seed or 0) + 7919 * (part or [0])[0]):
+                            encode(images, part, shards, tower, streams, self.half, progress)
 
     def __len__(self) -> int:
         return -(-len(self.labels) // self.batch_size)
@@ -178,9 +288,20 @@ class EncodedImages:
 
     def batch(self, rows: np.ndarray) -> dict[str, Any]:
         """Return the features and labels of some rows, given by an array of indices."""
-        features = {name: torch.from_numpy(array[rows]) for name, array in self.arrays.items()}
+        features = {name: self.shards.take(name, self.places[rows]) for name in self.read}
         patches = None if self.local is None else features[self.local]
         return {"features": (features[CLASS], patches), "label": self.labels[rows]}
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Check that a folder has room for so many bytes.
+
+    Raises:
+        OSError: it has not.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise OSError(f"{folder} has {free / 2**30:.1f} GiB free, and features need {size / 2**30:.1f}")
 
 
 class EncodedViews(EncodedImages):

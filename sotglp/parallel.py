@@ -36,18 +36,23 @@ def size() -> int:
     return distributed.get_world_size() if distributed.is_initialized() and _State.split else 1
 
 
+def rank() -> int:
+    """Return which of them this process is, from 0."""
+    return distributed.get_rank() if size() > 1 else 0
+
+
 def share(n: int) -> tuple[int, int]:
     """Return the (start, stop) of this process among n things; with more processes than things, the last get none."""
     if size() == 1:
         return 0, n
     length = -(-n // size())  # of all but the last ones
-    start = min(distributed.get_rank() * length, n)
+    start = min(rank() * length, n)
     return start, min(start + length, n)
 
 
 def is_first() -> bool:
     """Return whether this process is the first of those that share out the work."""
-    return size() == 1 or distributed.get_rank() == 0
+    return rank() == 0
 
 
 def agree(value: T) -> T:
@@ -60,11 +65,11 @@ def agree(value: T) -> T:
 
 @contextlib.contextmanager
 def failing_together() -> Iterator[None]:
-    """Raise an OSError of the block in all processes, if any of them has one."""
-    errors: list[OSError | None] = [None]
+    """Raise an OSError or a ValueError of the block in all processes, if any of them has one."""
+    errors: list[Exception | None] = [None]
     try:
         yield
-    except OSError as error:
+    except (OSError, ValueError) as error:
         errors = [error]
     if size() > 1:
         own, errors = errors[0], [None] * size()

@@ -11,7 +11,7 @@ COMMANDS = (
     *("train", "scripts.predict", "scripts.visualize", "scripts.report", "scripts.export"),
     *("scripts.table", "scripts.plots", "scripts.conformance", "dassl.doctor", "datasets.check", "datasets.prepare"),
     *("benchmarks", "benchmarks.step", "benchmarks.text_tower", "benchmarks.transport", "benchmarks.evaluation"),
-    *("benchmarks.loading", "benchmarks.busy"),
+    *("benchmarks.loading", "benchmarks.busy", "benchmarks.comparison", "benchmarks.cost"),
     *("scripts.embedded.evaluate", "scripts.embedded.make_data", "scripts.embedded.pretrain"),
 )
 HEAVY = {"torch", "torchvision", "open_clip", "timm", "matplotlib", "sklearn", "scipy"}

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING
 
 from .commands import Parser, UserError, command, note, user_input
 from .distributed import is_main, process_group, same_seed, wait_for_all, world_size
-from .files import BEST, checkpoint_name, copy_file, hash_file, owned, read_json, replacing, write_csv, write_json
+from .files import (
+    BEST,
+    checkpoint_name,
+    copy_file,
+    hash_file,
+    owned,
+    owner,
+    read_json,
+    replacing,
+    write_csv,
+    write_json,
+)
 from .interrupt import Interrupted, raise_together, signals_interrupt, uninterrupted
 from .logger import Logger, log_only, setup_logger
 from .meters import AverageMeter, MetricMeter

@@ -127,6 +127,23 @@ def owned(folder):
         file.close()
 
 
+def owner(folder):
+    """Return the process that holds the lock of a run's folder, in words; None if there is none.
+
+    Of a process on another machine it is not known whether it still lives.
+    """
+    try:
+        words = Path(folder, "lock").read_text(encoding="utf-8").strip()
+        _, number, _, machine = words.split()
+        if machine == socket.gethostname():
+            os.kill(int(number), 0)
+    except (FileNotFoundError, ProcessLookupError, ValueError):  # ValueError: it is just being written
+        return None
+    except PermissionError:  # another user's process
+        pass
+    return words
+
+
 def lock(fpath):
     """Lock a file and return it open; it holds the name of the process.
 

@@ -34,6 +34,22 @@ HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")  # brands
 AVIF = (b"avif", b"avis")
 
 
+class Member(io.BytesIO):
+    """The bytes of an image in an archive, in the place of a path.
+
+    Args:
+        data: The bytes.
+        name: What messages call it.
+    """
+
+    def __init__(self, data, name):
+        super().__init__(data)
+        self.name = name
+
+    def __str__(self):
+        return self.name
+
+
 def in_words(counts):
     """Return {key of REMARKS: number of images} as one line."""
     return "; ".join(f"{number} image{'s' * (number > 1)} {REMARKS[key]}" for key, number in counts.items())
@@ -43,7 +59,7 @@ def open_image(path, at_least=None, exif=True, background="white", truncated=Fal
     """Return the image in a file as a PIL image in RGB.
 
     Args:
-        path: Path of the file.
+        path: Path of the file, or a Member.
         at_least: (width, height) in pixels. A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that is not smaller:
             this is faster, but pixels differ a little after resizing. None decodes the whole image.
         exif: Whether to turn the image as its EXIF data say, and to convert its colours by its profile.
@@ -104,8 +120,11 @@ def register_heif():
 
 def reason_of(path):
     """Return why Pillow does not know a file's format, in words."""
-    with open(path, "rb") as file:
-        start = file.read(12)
+    if isinstance(path, Member):
+        start = path.getvalue()[:12]
+    else:
+        with open(path, "rb") as file:
+            start = file.read(12)
     if not start:
         return "the file is empty"
     if start[4:8] == b"ftyp" and start[8:] in HEIC:

@@ -14,6 +14,7 @@ from processes import PATIENCE, exit_code, finish, living, wait_for
 from written_runs import write_runs
 
 import train
+from dassl.utils import owned
 from scripts import compare, execution, plots, processes, run, transfer
 from scripts.groups import read_groups
 from scripts.methods import read_methods
@@ -136,20 +137,19 @@ def test_mistakes_in_the_list_of_methods(tmp_path, entry):
         read_methods(tmp_path / "methods.yaml")
 
 
-class Script:
+class Script(run.Command):
     """A run that is a line of shell."""
 
-    def __init__(self, line):
-        self.line = line
+    program = "shell"
 
-    def start(self, threads=None, errors=None):
-        return processes.start("shell", [self.line], threads, errors)
+    def __init__(self, line, folder):
+        self.arguments, self.folder = [line], folder
 
 
 def test_a_failed_run_stops_no_other(tmp_path, capfd):
     bad, good = (
-        Script("echo warning >&2; echo error: broken >&2; exit 2"),
-        Script(f"echo odd >&2; touch {tmp_path}/good"),
+        Script("echo warning >&2; echo error: broken >&2; exit 2", tmp_path / "1"),
+        Script(f"echo odd >&2; touch {tmp_path}/good", tmp_path / "2"),
     )
     assert execution.execute([bad, good], 1, None) == {bad: (2, "broken")}
     assert (tmp_path / "good").exists()
@@ -159,13 +159,13 @@ def test_a_failed_run_stops_no_other(tmp_path, capfd):
 def test_jobs_run_side_by_side(tmp_path):
     """Each of two waits for the other to begin."""
     wait = f"touch {{0}}/{{1}}; timeout {PATIENCE} bash -c 'until [ -e {{0}}/{{2}} ]; do sleep 0.05; done'"
-    pair = [Script(wait.format(tmp_path, "a", "b")), Script(wait.format(tmp_path, "b", "a"))]
+    pair = [Script(wait.format(tmp_path, *names), tmp_path) for names in ("ab", "ba")]
     assert execution.execute(pair, 2, None) == {}
 
 
 def test_stop_kills_processes_that_ignore_an_interrupt(tmp_path):
     line = f"trap '' INT; touch {tmp_path}/deaf; sleep {2 * PATIENCE} & sleep {2 * PATIENCE}"
-    process = Script(line).start(errors=tmp_path / "errors")
+    process = Script(line, tmp_path).start(errors=tmp_path / "errors")
     wait_for((tmp_path / "deaf").exists)
     execution.stop([process], patience=0.2)
     wait_for(lambda: not living(str(process.pid), by="session"))
@@ -205,6 +205,44 @@ def test_a_program_starts_warm_with_the_state_of_its_command(tmp_path, monkeypat
         "argv": [str(tmp_path / "facts")],
     }
     assert (tmp_path / "errors").read_text() == "odd\n"
+
+
+def test_the_time_left_counts_epochs_of_runs_that_are_running(tmp_path, monkeypatch):
+    """Of 4 runs one is finished and one is half done: 30 s for 1.5 runs, so 50 s for the other 2.5."""
+    (tmp_path / "log.txt").write_text("epoch [4/8] batch [1/1] time 1.0 (1.0) loss 2.5 (2.6) acc 5.0 (5.0) lr 1e-3\n")
+    assert str(execution.progress(tmp_path)) == "epoch 4/8, loss 2.5"
+    display = execution.Display(4, 2)
+    assert display.time_left([Script("", tmp_path / "new")]) == ""
+    display.finished()
+    monkeypatch.setattr(execution.time, "monotonic", lambda: display.start + 30)
+    assert display.time_left([Script("", tmp_path)]) == ", about 50 s left"
+    assert [execution.in_words(seconds) for seconds in (99, 700, 11100)] == ["99 s", "12 min", "3 h 5 min"]
+
+
+def test_status_of_every_kind_of_run(environment, capsys):
+    words = ["--method", "CoOp, shared context", "fashion_mnist", "1,2,4,8,16"]
+    runs, *_ = compare.parse(["--status", *words])
+    finished, running, failed, stopped, _ = (one.folder for one in runs if one.seed == 1)
+    for folder in (finished, running, failed, stopped / "prompt_learner"):
+        folder.mkdir(parents=True)
+    (finished / "results.json").write_text("{}")
+    (stopped / "prompt_learner" / "checkpoint").write_text("model.pth.tar-1")
+    (stopped / "log.txt").write_text("epoch [1/9] batch [1/5] loss 9.5\nepoch [1/9] batch [5/5] loss 7.5\n")
+    runs[4].fail(2, ["a warning", "error: no such file"])
+    with owned(str(running)):
+        assert compare.main(["--status", *words]) == 0
+        output = capsys.readouterr().out
+    lines = [" ".join(line.split()) for line in output.splitlines() if ", seed 1 " in line]
+    assert [line.split("seed 1 ")[1].split()[0] for line in lines] == [
+        "finished",
+        "running",
+        "failed",
+        "stopped",
+        "not",
+    ]
+    assert f"process {os.getpid()} on" in lines[1] and "no such file" in lines[2] and "loss 7.5" in lines[3]
+    assert output.splitlines()[-1] == "1 finished, 6 not started, 1 running, 1 failed, 1 stopped"
+    assert not any(path.name == "lock" for path in running.iterdir())
 
 
 def rows(out):
@@ -279,9 +317,9 @@ def test_all_images_as_shots(word, environment, tmp_path, monkeypatch):
         assert each.shots == -1 and "small_allshots" in str(each.folder)
         assert " DATASET.NUM_SHOTS -1 " in f" {' '.join(each.arguments)} "
         assert "fashion_mnist, all images: CoOp" in str(each)
-    plans, out = transfer.parse(["base_to_new", "dtd", word])
+    plans, out, _ = transfer.parse(["base_to_new", "dtd", word])
     assert out.name == "base_to_new_dtd_allshots" and plans[0].runs[0].shots == -1
-    plans, out = transfer.parse(["cross_dataset", "imagenet", "dtd", word])
+    plans, out, _ = transfer.parse(["cross_dataset", "imagenet", "dtd", word])
     assert out.name == "cross_dataset_imagenet_dtd_allshots"
 
 

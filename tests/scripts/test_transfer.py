@@ -28,7 +28,7 @@ METHODS = [*SHARED, "--method", "CoOp, class-specific contexts"]
 
 def planned(*words):
     """The plan of a protocol with one, and {target's name: its evaluations}."""
-    (plan,), out = transfer.parse(list(words))
+    (plan,), out, _ = transfer.parse(list(words))
     tests = transfer_plans.tests_of(plan, execution.configurations(list(plan.runs)))
     return plan, {target.name: evaluations for target, evaluations in tests.items()}, out
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import train
 from dassl.data import data_manager
@@ -88,15 +89,10 @@ def test_methods_seeds_and_shots_share_the_features_of_a_stream(build, reads, tm
     ]:
         build(name, *pairs).test()
     assert len(reads) == len(set(reads)) == 20
-    folder, *others = (tmp_path / "features").iterdir()
-    assert not others and sorted(path.name for path in folder.iterdir()) == [
-        "class.npy",
-        "lock",
-        "remarks.npy",
-        "vv.npy",
-    ]
+    (folder,) = (path.parent for path in (tmp_path / "features").rglob("index.json"))
+    assert sorted(path.name for path in folder.iterdir()) == ["class", "index.json", "lock", "vv"]
     build("LoCoOp").test()
-    assert len(reads) == 40 and (folder / "value.npy").is_file(), "a stream that no run had spoken of is another pass"
+    assert len(reads) == 40 and (folder / "value").is_dir(), "a stream that no run had spoken of is another pass"
 
 
 def test_each_image_is_encoded_once_for_the_streams_of_all_methods(build, reads):
@@ -142,21 +138,21 @@ def test_changed_images_or_weights_are_encoded_again(build, reads, tmp_path, cha
     if change == "weights":
         trainer.model.clip.visual.proj.data[0, 0] += 1e-3
     trainer.test()
-    assert len(reads) == 20 and len(list((tmp_path / "features").iterdir())) == 2
+    assert len(reads) == 20 and len(list((tmp_path / "features").rglob("index.json"))) == 2
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "fewer images"])
 def test_a_damaged_file_is_reported_and_made_again(build, tmp_path, damage, capsys):
     expected, _ = scores(build())
-    path = next((tmp_path / "features").rglob("class.npy"))
+    path = next((tmp_path / "features").rglob("class/*.safetensors"))
     whole = path.read_bytes()
     if damage == "fewer images":
-        np.save(path, np.load(path)[:-1])
+        save_file({name: values[:-1] for name, values in load_file(path).items()}, path)
     else:
         path.write_bytes(whole[: len(whole) // 2] if damage == "cut" else b"")
     torch.testing.assert_close(scores(build())[0], expected)
     assert path.read_bytes() == whole
-    assert (f"{path} is damaged" in capsys.readouterr().out) == (damage != "fewer images")
+    assert f"{path} is damaged" in capsys.readouterr().out
 
 
 def test_an_interrupted_encoding_leaves_no_file_that_looks_whole(build, tmp_path, monkeypatch):
@@ -173,7 +169,7 @@ def test_an_interrupted_encoding_leaves_no_file_that_looks_whole(build, tmp_path
     monkeypatch.setattr(tower, "embed", interrupted)
     with pytest.raises(KeyboardInterrupt):
         trainer.test()
-    assert [path.name for path in (tmp_path / "features").rglob("*.*")] == []
+    assert [path.name for path in (tmp_path / "features").rglob("*.*")] == ["index.json"]
     plain, _ = scores(build("CoOp", "INPUT.FEATURE_CACHE", ""))
     torch.testing.assert_close(scores(build())[0], plain, rtol=1e-5, atol=1e-5)
 
@@ -183,7 +179,7 @@ def test_without_room_or_permission_images_are_read_and_a_warning_is_printed(bui
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
     torch.testing.assert_close(scores(build())[0], plain)
     assert "features are not kept in" in capsys.readouterr().err
-    assert list((tmp_path / "features").rglob("*.*")) == []
+    assert [path.name for path in (tmp_path / "features").rglob("*.*")] == ["index.json"]
     (tmp_path / "file").write_text("")
     torch.testing.assert_close(scores(build("CoOp", "INPUT.FEATURE_CACHE", str(tmp_path / "file")))[0], plain)
     assert "features are not kept in" in capsys.readouterr().err
