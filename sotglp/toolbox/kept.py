@@ -79,7 +79,7 @@ class KeptFeatures(Trainer):
         if not folder or not self.model.frozen_images or cfg.DATALOADER.ON_ERROR == "skip":
             return loader
         try:
-            with self.precision.autocast():
+            with self.precision.autocast(), self.spending("encoding"):
                 return kind(loader, self.model, folder, self.precision.enabled, cfg.INPUT.FEATURE_STREAMS, **arguments)
         except OSError as error:
             print(f"features are not kept in {folder}: {error}", file=sys.stderr)
