@@ -44,7 +44,17 @@ setup(
         "tensorboard",
     ],
     extras_require={
-        "test": ["pytest", "pytest-xdist", "POT", "playwright", "submitit", "webdataset", *EXPORT, *IMAGES],
+        "test": [
+            "pytest",
+            "pytest-xdist",
+            "POT",
+            "playwright",
+            "statsmodels",
+            "submitit",
+            "webdataset",
+            *EXPORT,
+            *IMAGES,
+        ],
         "lint": ["ruff", "mypy", "pre-commit"],
         "export": EXPORT,
         "images": IMAGES,

@@ -11,10 +11,12 @@ other results.
 
 import argparse
 import os.path as osp
+import shlex
 import sys
 import time
 from collections import Counter
 from contextlib import nullcontext
+from datetime import datetime, timezone
 
 from dassl import reproduce
 from dassl.config import check_same_run, compose, config_hash, has_checkpoint
@@ -25,6 +27,7 @@ from dassl.utils import (
     command,
     git_state,
     hash_file,
+    machine,
     note,
     owned,
     package_versions,
@@ -118,14 +121,23 @@ def prepare(args, cfg):
     return trainer
 
 
-def run(args, cfg, trainer):
-    """Train and test, or only test, and write predictions.csv and results.json."""
+def run(args, cfg, trainer, words, started):
+    """Train and test, or only test, and write predictions.csv and results.json.
+
+    Args:
+        args: The parsed arguments.
+        cfg: The configuration.
+        trainer: Of `prepare`.
+        words: The arguments as they were given.
+        started: time.time() before `prepare`.
+    """
     import torch  # here, because it takes a second
 
     from dassl.data.datasets import hash_images
     from dassl.utils.images import REMARKS, in_words
 
     learned, start = trainer.learned_parameters(), time.time()
+    loading = start - started - trainer.spent.total()
     if args.eval_only:
         trainer.test()
     else:
@@ -139,10 +151,14 @@ def run(args, cfg, trainer):
         "trainer": cfg.TRAINER.NAME,
         "backbone": cfg.MODEL.BACKBONE.NAME,
         "classnames": trainer.made_with()["classnames"],
+        "command": shlex.join(["python", "train.py", *words]),
+        **{key: when.isoformat(timespec="milliseconds") for key, when in span(started).items()},
         "seconds": round(time.time() - start, 3),
+        "seconds_of": {part: round(s, 3) for part, s in {"loading": loading, **trainer.spent}.items()},
         "peak_gib": peak_memory(trainer.device),
         "learned_parameters": learned,
         "epochs": args.load_epoch if args.eval_only else cfg.OPTIM.MAX_EPOCH,
+        "machine": machine(),
         "device": torch.cuda.get_device_name() if trainer.device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "versions": package_versions(),
@@ -160,6 +176,7 @@ def run(args, cfg, trainer):
         results["train_images"] = Counter(item.classname for item in items)
         tested = data.val if trainer.split_to_evaluate() == "val" else data.test
         parts = {"train": items, "test": tested}
+        results["images"] = {part: len(images or ()) for part, images in {**parts, "val": data.val}.items()}
         results["split_hash"] = {part: hash_images(images, cfg.DATASET.ROOT) for part, images in parts.items()}
     if notes := getattr(data, "notes", ()):
         results["notes"] = list(notes)
@@ -171,16 +188,24 @@ def run(args, cfg, trainer):
     write_json(results, osp.join(cfg.OUTPUT_DIR, "results.json"))
 
 
+def span(started):
+    """Return the UTC times of the run's start, which is time.time(), and of its end, which is now."""
+    now = datetime.now(timezone.utc)
+    return {"started": datetime.fromtimestamp(started, timezone.utc), "ended": now}
+
+
 @command
 def main(argv=None):
     """Run train.py and return its exit code, which --help explains."""
-    console, cfg, reproduced = sys.stdout, None, None
+    console, cfg, reproduced, started = sys.stdout, None, None, time.time()
+    words = sys.argv[1:] if argv is None else argv
     try:
         with signals_interrupt():
             with user_input():
-                args = parse_args(argv)
+                args = parse_args(words)
                 if reproduced := args.reproduce:
-                    args = parse_args([*reproduce.arguments_of(reproduced), *args.opts])
+                    words = [*reproduce.arguments_of(reproduced), *args.opts]
+                    args = parse_args(words)
                     reproduce.set_threads(reproduced)
                 cfg = setup_cfg(args)
             with process_group(), owned(cfg.OUTPUT_DIR):
@@ -190,7 +215,7 @@ def main(argv=None):
                     # Several processes end together, at the points where they exchange their signals.
                     together = uninterrupted() if world_size() > 1 else nullcontext()
                     with user_input((FloatingPointError, OSError)), together:
-                        run(args, cfg, trainer)
+                        run(args, cfg, trainer, words, started)
     except KeyboardInterrupt as error:
         saved = cfg is not None and has_checkpoint(cfg.OUTPUT_DIR)
         then = "continues from the last checkpoint" if saved else "starts anew, there is no checkpoint yet"

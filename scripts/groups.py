@@ -4,6 +4,7 @@ import json
 import statistics
 import warnings
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 from dassl.finished import FinishedRun
@@ -40,6 +41,12 @@ class Group:
     def seconds(self):
         """The mean seconds of a run; None if no run is finished."""
         return statistics.mean(run["seconds"] for run in self.runs.values()) if self.runs else None
+
+    @property
+    def own_seconds(self):
+        """The mean seconds of a run without the encoding of images that runs share; None if no run is finished."""
+        own = [run["seconds"] - run.get("seconds_of", {}).get("encoding", 0) for run in self.runs.values()]
+        return statistics.mean(own) if own else None
 
     def finished_runs(self):
         """Return the finished runs as a list of FinishedRun; none if the folder is unknown."""
@@ -79,11 +86,11 @@ class Cell:
     counts: bool = False
     best: bool = False
 
-    def text(self, bold=str):
+    def text(self, bold=str, digits=1):
         """Return the text of the cell; `bold` is a function that marks the best number."""
-        number = "" if self.mean is None else f"{self.mean:.1f}"
+        number = "" if self.mean is None else f"{self.mean:.{digits}f}"
         if self.deviation is not None:
-            number += f" ± {self.deviation:.1f}"
+            number += f" ± {self.deviation:.{digits}f}"
         number = bold(number) if self.best else number
         return f"{number} ({self.note})" if number and self.note else number or self.note
 
@@ -204,6 +211,13 @@ def statistic(values):
     return Cell(mean, statistics.stdev(values) if len(values) > 1 else None, counts=bool(values))
 
 
+def seed_averages(groups, metric="accuracy"):
+    """Return {seed: average over data sets} of a method's Groups, one per data set, for the seeds that all have."""
+    values = [group.values(metric) for group in groups]
+    seeds = sorted(set.intersection(*map(set, values))) if values else []
+    return {seed: statistics.mean(value[seed] for value in values) for seed in seeds}
+
+
 def average(groups, metric="accuracy"):
     """Return a method's average over data sets as a Cell, with the deviation over the seeds' averages.
 
@@ -216,7 +230,7 @@ def average(groups, metric="accuracy"):
     complete = [group for group in groups if set(group.values(metric)) >= set(group.seeds)]
     if len(complete) < len(groups):
         return Cell(note=f"{len(complete)} of {len(groups)} data sets")
-    return statistic([statistics.mean(group.values(metric)[seed] for group in groups) for seed in groups[0].seeds])
+    return statistic([*seed_averages(groups, metric).values()])
 
 
 def lead(groups):
@@ -231,9 +245,8 @@ def lead(groups):
 
     datasets, by_seed = unique(group.dataset for group in groups), {}
     for method in unique(group.method for group in groups if group.method.trained):
-        values = [group.values() for group in groups if group.method == method]
-        seeds = set.intersection(*map(set, values)) if len(values) == len(datasets) else ()
-        by_seed[method] = {seed: statistics.mean(value[seed] for value in values) for seed in sorted(seeds)}
+        of_method = [group for group in groups if group.method == method]
+        by_seed[method] = seed_averages(of_method) if len(of_method) == len(datasets) else {}
     most = max(map(len, by_seed.values()), default=0)
     ranked = [method for method in by_seed if len(by_seed[method]) == most > 1]
     ranked.sort(key=lambda method: -statistics.mean(by_seed[method].values()))
@@ -264,9 +277,24 @@ def title(groups):
 
 def caption(groups):
     """Return the words above a table of groups."""
-    seeds = sorted({seed for group in groups if group.method.trained for seed in group.seeds})
-    over = f" over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else ""
-    return f"{title(groups)}, {protocols_of(groups)}: accuracy in %, mean ± standard deviation{over}"
+    return ", ".join(filter(None, [f"{title(groups)}, {protocols_of(groups)}: accuracy in %", over_seeds(groups)]))
+
+
+def over_seeds(groups):
+    """Return what the numbers of groups are in words: means over seeds, or one seed's; "" if nothing is trained."""
+    trained = [group for group in groups if group.method.trained and group.runs]
+    if any(len(group.runs) > 1 for group in trained):
+        seeds = sorted({seed for group in trained for seed in group.seeds})
+        return f"mean ± standard deviation over seeds {', '.join(map(str, seeds))}"
+    seeds = sorted({seed for group in trained for seed in group.runs})
+    return f"one run (seed {', '.join(map(str, seeds))})" if seeds else ""
+
+
+def one_by_one(groups):
+    """Return whether all runs of groups are known to have run one after the other, so that their seconds compare."""
+    spans = [(run.get("started"), run.get("ended")) for group in groups for run in group.runs.values()]
+    known = all(start and end for start, end in spans)  # as results.json has them, times sort as their text does
+    return known and all(end <= start for (_, end), (start, _) in pairwise(sorted(spans)))
 
 
 def protocols_of(groups):

@@ -7,7 +7,7 @@ import torch
 from tqdm import tqdm
 
 from datasets.scenes import patches_inside
-from scripts.prompt_figures import between_prompts, overlap, shares, spread_out
+from scripts.prompt_figures import between_prompts, entropy, overlap, spread_out
 
 K = 10  # patches of a method that has no support
 
@@ -33,9 +33,7 @@ def of_image(match, inside, labels):
         plan = plan[rows, labels].float()
         if support is not None:
             plan = spread_out(kept, plan, inside.shape[1])
-        number = plan.shape[-1]
-        share = torch.special.entr(shares(plan)).sum(dim=-1) / torch.tensor(number).log()  # NaN outside the support
-        values |= {"overlap": between_prompts(overlap(plan)), "entropy": share.nanmean(dim=1)}
+        values |= {"overlap": between_prompts(overlap(plan)), "entropy": entropy(plan).nanmean(dim=1)}
     return values
 
 

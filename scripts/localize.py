@@ -22,7 +22,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from dassl.utils import Parser, UserError, command, user_input
-from scripts.groups import read_groups, statistic, title
+from scripts.groups import over_seeds, read_groups, statistic, title
 
 COLUMNS = ("support in the box", "best patch in it", "overlap", "entropy")
 
@@ -54,22 +54,14 @@ def main(argv=None):
             chance = found[0]["chance"]
             cells = [statistic([values[c] for values in found if c in values]) for c in COLUMNS]
             digits = [1, 1, 2, 2]
-            texts = [show(cell, n) for cell, n in zip(cells, digits, strict=True)]
+            texts = [cell.text(digits=n) for cell, n in zip(cells, digits, strict=True)]
             rows.append([group.method.name, group.cell().text(), *texts])
     if not rows:
         raise UserError("none of these methods reads patches")
-    print(f"{title(groups)}: means ± standard deviations over the seeds")
+    print(": ".join(filter(None, [title(groups), over_seeds(groups)])))
     print(tabulate(rows, ["method", "accuracy", *COLUMNS], tablefmt="github", disable_numparse=True))
     print(f"Of all patches {chance:.1f} % lie in the box.")
     return 0
-
-
-def show(cell, digits):
-    """Return the text of a Cell with that many digits."""
-    if cell.mean is None:
-        return ""
-    deviation = "" if cell.deviation is None else f" ± {cell.deviation:.{digits}f}"
-    return f"{cell.mean:.{digits}f}{deviation}"
 
 
 if __name__ == "__main__":

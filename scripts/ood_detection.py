@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from dassl.utils import UserError, command
 from scripts import compare, table
 from scripts.execution import carry_out, configurations, finished_of
-from scripts.groups import Group, protocols_of, read_ood
+from scripts.groups import Group, over_seeds, protocols_of, read_ood
 from scripts.launcher import launch_of, show_status
 from scripts.methods import shots_text, unique
 from scripts.ood_sets import METRICS, SCORES, spectra
@@ -122,7 +122,7 @@ def report(detections, out):
                 ]
                 for column in zip(*(row[1:] for row in rows), strict=True):
                     table.mark_best(column, BEST[metric])
-                over = f"{AVERAGES[average]}, mean ± deviation"
+                over = ", ".join(filter(None, [AVERAGES[average], over_seeds(of_table)]))
                 words = f"{dataset}, {shots_text(shots)}, {protocols_of(of_table)}: {metric} in %, {over}"
                 tables.append((words, ["method", *SCORES], rows, []))
     for group in groups:

@@ -39,6 +39,8 @@ def score_images(trainer, batches, temperature, name):
 
 def histogram(inside, outside):
     """Return the counts of in-distribution and OOD scores in BINS bins of equal width, and the threshold of FPR95."""
+    # float64, as scores may differ in the last digit of a float32 alone.
+    inside, outside = np.asarray(inside, np.float64), np.asarray(outside, np.float64)
     both = np.concatenate([inside, outside])
     low, high = float(both.min()), float(both.max())
     counts = {name: np.histogram(x, BINS, (low, high))[0].tolist() for name, x in (("in", inside), ("out", outside))}

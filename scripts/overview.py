@@ -26,7 +26,7 @@ from pathlib import Path
 from dassl.utils import UserError, command
 from scripts import compare, ood_detection, plots, table
 from scripts.execution import configurations
-from scripts.groups import Cell, check_splits, group_of, title
+from scripts.groups import Cell, check_splits, group_of, over_seeds, title
 from scripts.methods import PROTOCOLS, choose_methods, unique
 from scripts.ood_sets import METRICS, SCORES
 from scripts.run import make_runs
@@ -150,7 +150,7 @@ def report(runs, base, new, score, out):
     for method, row in rows.items():
         numbers = [number for cell in row.values() for number in (cell.mean, cell.deviation)]
         lines.append([method.name, method.protocol, *numbers])
-    words = f"{title(few_shot)}: mean ± standard deviation over the seeds"
+    words = ": ".join(filter(None, [title(few_shot), over_seeds(few_shot)]))
     of_table = [[method.name, *row.values()] for method, row in rows.items()]
     table.show([(words, ["method", *columns], of_table, notes)], lines, out)
     accuracies = plots.summary(few_shot, runs[0].shots)

@@ -2,9 +2,9 @@
 
 A GROUP is a folder with one subfolder per seed. scripts.compare draws the same plots beside its tables.
 
-table.png        bars of accuracy
+table.png        bars of accuracy, a dot for each seed, and a line at zero-shot CLIP
 shots.png        accuracy over the number of shots, if the runs have several
-seconds.png      accuracy over the seconds of a run
+seconds.png      accuracy over the seconds of training and test, if no two runs overlapped in time
 ood.png          accuracy over OOD detection, if the runs have an ood.json
 
 Plots of several data sets show averages over them. All but shots.png show the largest number of shots.
@@ -13,15 +13,26 @@ A plot leaves a method out if one of its runs is missing.
 Exit code: 0 done, 2 a mistake of the user, 130 interrupted, 1 something failed.
 """
 
+import math
 import statistics
 import sys
 
 from dassl.utils import command, replacing
-from scripts.groups import Cell, average, groups_parser, read_groups, title
+from scripts.groups import (
+    Cell,
+    average,
+    groups_parser,
+    one_by_one,
+    over_seeds,
+    read_groups,
+    seed_averages,
+    title,
+)
 from scripts.methods import ALL_SHOTS, shots_word, unique
 
 OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # without the pale yellow
 MARKERS = "osD^vP*"
+NO_SECONDS = "no plot of seconds: runs overlapped in time, or did not record it (JOBS=1 runs them in turn)"
 
 
 def styles(groups):
@@ -111,18 +122,31 @@ def accuracy_label(groups):
 
 
 def draw_bars(groups, path):
-    """Draw the accuracy of each method as a bar, and its standard deviation over seeds as a whisker."""
+    """Draw the accuracy of each method as a bar, a dot for each seed, and a line at the first method without training.
+
+    Methods of several seeds have their standard deviation as a whisker.
+    """
     cells = summary(groups, groups[0].shots)
-    figure, axes = new_axes(groups, 0.4 * len(cells) + 1.3)
-    look = styles(groups)
-    whiskers = [cell.deviation or 0 for cell in cells.values()]
-    names = [method.name for method in cells]
-    colours = [look[method]["color"] for method in cells]
-    axes.barh(names, [cell.mean for cell in cells.values()], xerr=whiskers, color=colours, capsize=3)
-    for i, cell in enumerate(cells.values()):
-        axes.text(cell.mean + whiskers[i] + 0.8, i, cell.text(), va="center")
-    axes.set_xlabel(f"{accuracy_label(groups)}\n(mean and standard deviation over seeds)")
-    axes.set_xlim(0, 1.25 * max(cell.mean + whisker for cell, whisker in zip(cells.values(), whiskers, strict=True)))
+    figure, axes = new_axes(groups, 0.4 * len(cells) + 1.5)
+    look, ends = styles(groups), []
+    for i, (method, cell) in enumerate(cells.items()):
+        axes.barh(i, cell.mean, xerr=cell.deviation, color=look[method]["color"], capsize=3, alpha=0.75)
+        dots = [*seed_averages([group for group in groups if group.method == method]).values()]
+        if len(dots) > 1:
+            # Side by side, so that equal ones are seen.
+            heights = [i + 0.5 * ((place + 0.5) / len(dots) - 0.5) for place in range(len(dots))]
+            axes.scatter(dots, heights, s=14, color="white", edgecolor="black", linewidth=0.8, zorder=3)
+        ends.append(max(cell.mean + (cell.deviation or 0), *dots))
+        axes.annotate(cell.text(), (ends[-1], i), (7, 0), textcoords="offset points", va="center")
+    axes.set_yticks(range(len(cells)), [method.name for method in cells])
+    words = [accuracy_label(groups), over_seeds(groups)]
+    if any(cell.deviation is not None for cell in cells.values()):
+        words[-1] += " (dots)"
+    if zero_shot := next((method for method in cells if not method.trained), None):
+        axes.axvline(cells[zero_shot].mean, color="black", linestyle="--", linewidth=1, zorder=2)
+        words.append(f"dashed: {zero_shot.name}")
+    axes.set_xlabel("\n".join(filter(None, words)))
+    axes.set_xlim(0, 1.25 * max(ends))
     axes.set_ylim(len(cells) - 0.4, -0.6)
     save(figure, path)
 
@@ -149,7 +173,7 @@ def draw_shots(groups, path):
         points = [(shots, cells[method]) for shots, cells in summaries.items() if method in cells]
         if points:
             shots, cells = zip(*points, strict=True)
-            deviations = [cell.deviation or 0 for cell in cells]
+            deviations = [math.nan if cell.deviation is None else cell.deviation for cell in cells]
             at, means = [places[number] for number in shots], [cell.mean for cell in cells]
             axes.errorbar(at, means, deviations, **look[method], capsize=3, linewidth=1.5)
             ends[method] = (places[shots[-1]], cells[-1].mean)
@@ -205,10 +229,10 @@ def draw_scatter(groups, x, xlabel, path, front=False):
 
 
 def mean_seconds(groups):
-    """Return {method: Cell of the mean seconds of a run, over the data sets}."""
+    """Return {method: Cell of the mean seconds of a run's training and test, over the data sets}."""
     seconds = {}
     for method in unique(group.method for group in groups):
-        values = [group.seconds for group in groups if group.method == method and group.runs]
+        values = [group.own_seconds for group in groups if group.method == method and group.runs]
         if values:
             seconds[method] = Cell(statistics.fmean(values))
     return seconds
@@ -218,11 +242,15 @@ def draw_all(groups, out):
     """Draw the plots of groups into a folder, and print and return their names."""
     largest = max((group.shots for group in groups), key=by_shots, default=ALL_SHOTS)
     at_largest = [group for group in groups if group.shots == largest]
-    names = []
+    names, note = [], ""
     if summary(at_largest, largest):
         draw_bars(at_largest, out / "table.png")
-        draw_scatter(at_largest, mean_seconds(at_largest), "seconds of a run", out / "seconds.png")
-        names += ["table.png", "seconds.png"]
+        names.append("table.png")
+        if one_by_one(at_largest):
+            draw_scatter(at_largest, mean_seconds(at_largest), "seconds of training and test", out / "seconds.png")
+            names.append("seconds.png")
+        else:
+            note = f"; {NO_SECONDS}"
     if len({group.shots for group in groups}) > 1:
         draw_shots(groups, out / "shots.png")
         names.append("shots.png")
@@ -230,7 +258,7 @@ def draw_all(groups, out):
     if aurocs:
         draw_scatter(at_largest, aurocs, "AUROC of OOD detection in %", out / "ood.png", front=True)
         names.append("ood.png")
-    print(f"Plots: {', '.join(names) or 'none, because no method has all its runs'}")
+    print(f"Plots: {', '.join(names) or 'none, because no method has all its runs'}{note}")
     return names
 
 

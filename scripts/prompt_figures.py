@@ -9,6 +9,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.patheffects import withStroke
 from tqdm import tqdm
 
 import sotglp
@@ -21,6 +22,10 @@ from sotglp.matching import own_support
 
 FADED = ListedColormap(["#ffffff00", "#ffffffb0"])  # patches inside and outside the support
 FRAME = {"fill": False, "edgecolor": "white", "linewidth": 1.2}  # around a patch of the support
+WORDS = (
+    "Overlap is the share of their mass that two prompts put on the same patches (1: all, 0: none), entropy how evenly "
+    "prompts share a kept patch (1: evenly, 0: one has it), ± the deviation over images."
+)
 INSIDE, BATCH = 0.75, 100  # of a support, so that it counts as on the object; images at a time
 BOX = {"fill": False, "edgecolor": "#d81b60", "linewidth": 1.6, "linestyle": "--"}  # around the object
 
@@ -71,12 +76,11 @@ def partition(plan):
 
 
 def entropy(plan):
-    """Return the entropy of the shares of each supported patch of a plan (..., P, N), divided by log N.
+    """Return the entropy of the shares of each patch of a plan (..., P, N), divided by log N: (..., P).
 
-    It is 0 if one prompt has the whole patch, and 1 if all prompts have equal shares.
+    It is 0 if one prompt has the whole patch, 1 if all prompts have equal shares, and NaN outside the support.
     """
-    kept = shares(plan)[plan.sum(dim=-1) > 0]
-    return torch.special.entr(kept).sum(dim=-1) / math.log(max(kept.shape[-1], 2))
+    return torch.special.entr(shares(plan)).sum(dim=-1) / math.log(max(plan.shape[-1], 2))
 
 
 def overlap(plan):
@@ -134,6 +138,13 @@ def look(predictor, images):
     )
 
 
+def look_at_files(predictor, paths):
+    """Yield some of the paths, and the Seen of these images, until all are seen."""
+    for start in tqdm(range(0, len(paths), BATCH), desc="Overlap of prompts", leave=False, disable=None):
+        some = paths[start : start + BATCH]
+        yield some, look(predictor, torch.stack([predictor.preprocess(path) for path in some]))
+
+
 def clearest(predictor, paths, boxes):
     """Return images sorted by how much the local prompts overlap in the plan of the predicted class, the least first.
 
@@ -144,9 +155,7 @@ def clearest(predictor, paths, boxes):
             left out unless three quarters of its support have their centre in the box.
     """
     found = []
-    for start in tqdm(range(0, len(paths), BATCH), desc="Overlap of prompts", leave=False, disable=None):
-        some = paths[start : start + BATCH]
-        seen = look(predictor, torch.stack([predictor.preprocess(path) for path in some]))
+    for some, seen in look_at_files(predictor, paths):
         plan = seen.plan[torch.arange(len(some)), seen.probabilities.argmax(dim=1)]  # (B, P, N)
         for path, one, value in zip(some, plan, between_prompts(overlap(plan)).tolist(), strict=True):
             box, kept = boxes.get(Path(path).resolve()), one.sum(dim=-1) > 0
@@ -242,14 +251,21 @@ def show_picture(axis, seen, i):
 
 
 def draw_partition(axis, plan):
-    """Draw the partition of a plan (P, N) on an image: each patch in the colour of its prompt, its share as a bar."""
+    """Draw the partition of a plan (P, N) on an image: each patch with colour and number of its prompt.
+
+    The share of this prompt is a bar.
+    """
     side = math.isqrt(len(plan))
     prompt, sure = partition(plan)
+    points = axis.get_window_extent().width / axis.figure.dpi * 72 / side  # of a patch
+    look = {"fontsize": 0.55 * points, "color": "white", "ha": "center", "va": "center", "fontweight": "bold"}
+    outline = [withStroke(linewidth=0.12 * points, foreground="black")]
     fade(axis, (prompt >= 0).view(side, side))
     for place in (prompt >= 0).nonzero().flatten().tolist():
         y, x = divmod(place, side)
         colour = colours(plan.shape[-1])[prompt[place]]
         axis.add_patch(Rectangle((x, y), 1, 1, facecolor=colour, alpha=0.75, edgecolor="none"))
+        axis.text(x + 0.5, y + 0.38, prompt[place].item() + 1, **look, path_effects=outline)
         axis.add_patch(Rectangle((x + 0.1, y + 0.72), 0.8, 0.18, color="white", alpha=0.45, linewidth=0))
         axis.add_patch(Rectangle((x + 0.1, y + 0.72), 0.8 * sure[place], 0.18, color="black", linewidth=0))
         axis.add_patch(Rectangle((x, y), 1, 1, **FRAME))
@@ -273,23 +289,47 @@ def fade(axis, kept):
     axis.imshow((~kept).numpy(), extent=(0, kept.shape[1], kept.shape[0], 0), cmap=FADED)
 
 
-def draw_summary(seen, path):
-    """Draw entropy and overlap for the predicted classes of all images, of both plans of a Seen."""
-    every = torch.arange(len(seen.pixels)), seen.probabilities.argmax(dim=1)
-    plans = {"transport": seen.plan[every], "own top K": seen.own[every]}
-    figure = Figure(figsize=(12, 3.9), layout="constrained")
+class Division(NamedTuple):
+    """How a kind of plan divides the supports of B images among N prompts.
+
+    Attributes:
+        entropies: (B, P) of the patches, NaN outside the support.
+        overlaps: (B, N, N).
+    """
+
+    entropies: torch.Tensor
+    overlaps: torch.Tensor
+
+    def text(self):
+        """Return mean and deviation over the images of overlap and entropy in words."""
+        values = between_prompts(self.overlaps), self.entropies.nanmean(dim=1)
+        means = [f"{v.mean():.2f}" + (f" ± {v.std():.2f}" if len(v) > 1 else "") for v in values]
+        return f"overlap {means[0]}, entropy {means[1]}"
+
+
+def divisions(parts):
+    """Return {kind of plan: Division} for the predicted classes of all images of an iterable of Seen."""
+    found = {"transport": [], "top-K mean": []}
+    for seen in parts:
+        every = torch.arange(len(seen.pixels)), seen.probabilities.argmax(dim=1)
+        for of_kind, plan in zip(found.values(), (seen.plan[every], seen.own[every]), strict=True):
+            of_kind.append((entropy(plan), overlap(plan)))
+    return {name: Division(*map(torch.cat, zip(*of_kind, strict=True))) for name, of_kind in found.items()}
+
+
+def draw_summary(of_kinds, path):
+    """Draw entropy and overlap of what `divisions` returns."""
+    figure = Figure(figsize=(12, 4.3), layout="constrained")
     left, *right = figure.subplots(1, 3, width_ratios=[1.4, 1, 1])
-    values = [entropy(plan).numpy() for plan in plans.values()]
+    values = [division.entropies[~division.entropies.isnan()].numpy() for division in of_kinds.values()]
     weights = [[100 / len(value)] * len(value) for value in values]
-    left.hist(values, bins=20, range=(0, 1), weights=weights, color=OKABE_ITO[:2], label=list(plans))
-    left.set(
-        xlabel="entropy of a patch's shares / log N\n(0: one prompt's, 1: evenly shared)", ylabel="% of the patches"
-    )
+    left.hist(values, bins=20, range=(0, 1), weights=weights, color=OKABE_ITO[:2], label=list(of_kinds))
+    left.set(xlabel="entropy of a patch's shares / log N", ylabel="% of the patches")
     left.set_title("How a kept patch is shared out", fontsize=11)
     left.legend(frameon=False)
     left.spines[["top", "right"]].set_visible(False)
-    for axis, (name, plan) in zip(right, plans.items(), strict=True):
-        mean = overlap(plan).mean(dim=0)
+    for axis, (name, division) in zip(right, of_kinds.items(), strict=True):
+        mean = division.overlaps.mean(dim=0)
         shown = axis.imshow(mean.numpy(), vmin=0, vmax=1, cmap="cividis")
         prompts = range(len(mean))
         for a in prompts if len(mean) <= 8 else ():
@@ -297,9 +337,11 @@ def draw_summary(seen, path):
                 axis.text(b, a, f"{mean[a, b]:.2f}", ha="center", va="center", color="wk"[int(mean[a, b] > 0.5)])
         axis.set_xticks(prompts, [str(n + 1) for n in prompts])
         axis.set_yticks(prompts, [str(n + 1) for n in prompts])
-        axis.set_title(f"Overlap of prompts, {name}:\n{between_prompts(mean):.2f} between different ones", fontsize=11)
+        axis.set_title(f"Overlap of prompts, {name}:\n{division.text()}", fontsize=10)
     figure.colorbar(shown, ax=right, shrink=0.85, label="overlap (1: the same patches)")
-    figure.suptitle(f"{len(seen.pixels)} images, their predicted classes", fontsize=12)
+    number = len(division.overlaps)
+    figure.suptitle(f"{number} image{'s' * (number > 1)}, their predicted classes", fontsize=12)
+    figure.supxlabel(WORDS, fontsize=8)
     save(figure, path)
 
 

@@ -1,13 +1,16 @@
 """Write a page about all finished runs below a folder: python -m scripts.report OUTPUT_FOLDER [--out report.html]
 
-The page is one HTML file that needs no network. It has tables (a click on a header sorts them), the plots of
-scripts.plots, training curves, confusion matrices, the hardest images, histograms of OOD scores, and the settings that
-differ. A section without data names the missing file and the command that writes it.
+The page is one HTML file that needs no network. Its head says which method leads, by how much, and what ran where. Then
+come tables (a click on a header sorts them), the plots of scripts.plots, the accuracy of each class, paired comparisons
+with McNemar's test, calibration, training curves, confusion matrices, the hardest images, histograms of OOD scores, the
+settings that differ, and the commands of the runs. Below the contents the page names the sections that have no data,
+and what makes them.
 
 Exit code: 0 done, 2 a mistake of the user, 130 interrupted.
 """
 
 import os
+import shlex
 import sys
 from collections import defaultdict
 from functools import partial
@@ -46,37 +49,54 @@ def find_groups(folder):
     ]
 
 
-def page(folder, quiet=False):
+def page(folder, command, quiet=False):
     """Return the HTML page of all finished runs below a folder.
 
     Args:
         folder: Path of the folder.
+        command: the command that makes the page.
         quiet: whether to hide the progress bar.
 
     Raises:
         UserError: There is no finished run.
     """
     comparisons = find_groups(folder)
-    from scripts import report_hardest  # here, because these import torch
+    from scripts import report_calibration, report_hardest, report_head, report_pairs  # here, as these import torch
     from scripts import report_sections as make
 
-    heading = f"Report of {escape(folder.resolve().name)}"
-    parts = [f"<h1>{heading}</h1>"]
-    for groups in comparisons:
+    contents, body = [], []
+    for number, groups in enumerate(comparisons):
         predictions = make.predictions_of(groups)
         sections = {
-            "Results": partial(make.tables, groups),
-            "Plots": partial(make.drawn_plots, groups),
-            "Training curves": partial(make.curves, groups),
-            "Confusion matrices": partial(make.confusions, groups, predictions),
-            "Hardest images": partial(report_hardest.hardest, groups, predictions),
-            "OOD detection": partial(make.ood, groups),
-            "Settings": partial(make.settings, groups),
+            "Results": (partial(make.tables, groups), ""),
+            "Plots": (partial(make.drawn_plots, groups), "a method with all its runs"),
+            "Classes": (partial(make.classes, groups), "accuracy per class in results.json"),
+            "Paired comparison": (partial(report_pairs.pairs, groups, predictions), "predictions.csv of two methods"),
+            "Calibration": (partial(report_calibration.calibration, groups, predictions), "predictions.csv"),
+            "Training curves": (partial(make.curves, groups), "tensorboard/ of a run that trained"),
+            "Confusion matrices": (partial(make.confusions, groups, predictions), "predictions.csv"),
+            "Hardest images": (partial(report_hardest.hardest, groups, predictions), "mistakes in predictions.csv"),
+            "OOD detection": (partial(make.ood, groups), "ood.json, which python -m scripts.ood RUN_FOLDER writes"),
+            "Settings that differ": (partial(make.settings, groups), "a key that two methods read differently"),
+            "Commands": (partial(report_head.commands, groups), "commands in results.json"),
         }
         if len(comparisons) > 1:
-            parts.append(f"<h1>{escape(title(groups))}</h1>")
-        progress = tqdm(sections.items(), desc=title(groups), leave=False, disable=quiet or None)
-        parts += [f"<section><h2>{name}</h2>{section()}</section>" for name, section in progress]
+            body.append(f"<h1>{escape(title(groups))}</h1>")
+            contents.append(f"<h2>{escape(title(groups))}</h2>")
+        links, without = [], []
+        for name, (section, needs) in tqdm(sections.items(), desc=title(groups), leave=False, disable=quiet or None):
+            if content := section():
+                key = f"{name.split()[0].lower()}-{number}"
+                links.append(f'<li><a href="#{key}">{name}</a></li>')
+                body.append(f'<section id="{key}"><h2>{name}</h2>{content}</section>')
+            else:
+                without.append(f"{name} (needs {escape(needs)})")
+        contents.append(f"<ul>{''.join(links)}</ul>")
+        if without:
+            contents.append(f"<p>Left out: {'; '.join(without)}.</p>")
+    heading = f"Report of {escape(folder.resolve().name)}"
+    navigation = f'<nav aria-label="Contents">{"".join(contents)}</nav>'
+    parts = [f"<h1>{heading}</h1>", report_head.head(comparisons, command), navigation, *body]
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(title=heading, body="\n".join(parts))
 
 
@@ -91,10 +111,11 @@ def parse_args(argv):
 @command
 def main(argv=None):
     """Run the command and return its exit code."""
-    args = parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    args = parse_args(words)
     out = args.out or args.folder / "report.html"
     with user_input():
-        content = page(args.folder, args.quiet)
+        content = page(args.folder, shlex.join(["python", "-m", "scripts.report", *words]), args.quiet)
         with replacing(out) as file:
             file.write(content)
     if not args.quiet:

@@ -13,7 +13,7 @@ from dassl.finished import FinishedRun
 from dassl.utils import UserError, read_image
 from scripts import prompt_figures
 from scripts.methods import unique
-from scripts.report_html import grid, lacking, picture, text
+from scripts.report_html import grid, picture, text
 
 HARDEST = 12  # images per data set
 
@@ -23,13 +23,13 @@ def hardest(groups, predictions):
 
     Args:
         groups: list of Group.
-        predictions: list of (Group, rows of predictions.csv).
+        predictions: list of scripts.report_sections.Predicted.
     """
     parts = []
     for dataset in unique(group.dataset for group in groups):
         seen = defaultdict(list)
-        for group, rows in predictions:
-            for row in rows if group.dataset == dataset else ():
+        for one in predictions:
+            for row in one.rows if one.group.dataset == dataset else ():
                 seen[row["path"]].append(row)
         ranked = []
         for path, rows in seen.items():
@@ -45,7 +45,7 @@ def hardest(groups, predictions):
             of_dataset = [group for group in groups if group.dataset == dataset and group.runs]
             note, figures = faces(found, of_dataset)
             parts.append(f"<h3>{text(dataset)}</h3>{note}{grid(figures, 'faces')}")
-    return "".join(parts) or lacking("predictions.csv", "train.py")
+    return "".join(parts)
 
 
 class Mistake(NamedTuple):
@@ -125,8 +125,11 @@ def overlays(readable, groups):
             drawn[mistake] = prompt_figures.draw_card(seen, i, titles)
         name = f"{group.method.name}, seed {min(group.runs)}"
         return f"Beside each image: its support for both classes, divided among the local prompts of {name}.", drawn
-    drawn = {}
-    for mistake, image in readable:
-        drawn[mistake] = png = io.BytesIO()
-        ImageOps.contain(image, (128, 128), Image.Resampling.NEAREST).save(png, "PNG")
-    return f"Without overlays of local prompts: {reason}.", {key: png.getvalue() for key, png in drawn.items()}
+    return f"Without overlays of local prompts: {reason}.", {mistake: thumbnail(image) for mistake, image in readable}
+
+
+def thumbnail(image):
+    """Return an image, scaled to at most 128 pixels, as the bytes of a PNG file."""
+    png = io.BytesIO()
+    ImageOps.contain(image, (128, 128), Image.Resampling.NEAREST).save(png, "PNG")
+    return png.getvalue()

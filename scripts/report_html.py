@@ -6,6 +6,8 @@ import io
 
 from matplotlib.figure import Figure
 
+HINT = '<p class="hint" hidden>The table scrolls sideways: there are more columns →</p>'
+
 
 def text(value):
     return html.escape(str(value))
@@ -26,23 +28,39 @@ def picture(source, alt, caption=""):
 
 
 def grid(figures, kind="grid"):
-    return f'<div class="{kind}">{"".join(figures)}</div>'
+    """Return figures side by side; nothing if there are none."""
+    return f'<div class="{kind}">{"".join(figures)}</div>' if figures else ""
 
 
-def lacking(file, maker):
-    """Return a paragraph for a section without data: no run has the file, which the command writes."""
-    return f"<p>No run has {file}. The command {maker} writes it.</p>"
+def paragraph(words):
+    return f"<p>{text(words)}</p>"
+
+
+def folded(summary, content, is_open=False):
+    """Return content below a line that opens and closes it."""
+    return f"<details{' open' * is_open}><summary>{text(summary)}</summary>{content}</details>"
 
 
 def make_table(caption, headers, rows):
-    """Return a sortable table; a cell is a value, or (value to sort by, text)."""
+    """Return a sortable table, with a hint where it is wider than the page.
+
+    A cell is a value, (value to sort by, text), or (value, text, whether to mark it as the best).
+    """
     head = "".join(f'<th scope="col"><button type="button">{text(header)}</button></th>' for header in headers)
-    lines = []
-    for row in rows:
-        cells = [cell if isinstance(cell, tuple) else (cell, cell) for cell in row]
-        values = [("" if value is None else value, "" if shown is None else shown) for value, shown in cells]
-        lines.append("".join(f'<td data-value="{text(value)}">{text(shown)}</td>' for value, shown in values))
-    body = "".join(f"<tr>{line}</tr>" for line in lines)
-    caption = f"<caption>{text(caption)}</caption>"
-    whole = f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="scroll" tabindex="0">{whole}</div>'
+    lines = "".join(f"<tr>{''.join(map(make_cell, row))}</tr>" for row in rows)
+    caption = text(caption)
+    whole = (
+        f"<table><caption><span>{caption}</span></caption><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
+    )
+    return f'{HINT}<div class="scroll" role="region" aria-label="{caption}" tabindex="0">{whole}</div>'
+
+
+def make_cell(cell):
+    value, shown, best = (*cell, False)[:3] if isinstance(cell, tuple) else (cell, cell, False)
+    value, shown = ("" if part is None else text(part) for part in (value, shown))
+    return f'<td data-value="{value}">{f"<strong>{shown}</strong>" if best else shown}</td>'
+
+
+def of_cell(cell, digits=1):
+    """Return a scripts.groups.Cell as a cell of `make_table`."""
+    return cell.mean, cell.text(digits=digits), cell.best

@@ -8,7 +8,7 @@ from scripts.groups import Cell, average, caption, group_of, statistic
 from scripts.methods import unique
 
 CSV_COLUMNS = ("method", "trained on", "shots", "tested on", "mean", "std", "seeds")
-HM = "HM: harmonic mean of the two means; ± is over the seeds' harmonic means."
+HM = "HM: harmonic mean of the two means; of several seeds with the deviation of theirs."
 CLASS_SPECIFIC = "No figure: the method learned prompts of each class, and these are other classes."
 
 

@@ -9,13 +9,14 @@ columns are:
 
   the image
   the mean cosine of each patch with the class's local prompts; frames mark the support
-  the partition of the support: a patch has the colour of the prompt with the largest share, and a bar for this share
+  the partition of the support: a patch has number and colour of the prompt with the largest share, a bar for this share
   the share of each patch, for each prompt
 
 On Scenes a dashed line is the box of the object.
 
-The figure summary.png is about all images and their predicted classes: the entropy of a patch's shares, and the overlap
-of pairs of prompts. It compares the transport plan with prompts that each take their own top K patches.
+The figure summary.png is about all these images and their predicted classes, with --all about all test images of the
+run: the entropy of a patch's shares, and the overlap of pairs of prompts. It compares the transport plan with the top-K
+mean, where each prompt takes its own top K patches.
 
 Exit code: 0 done, 2 a mistake of the user, 130 interrupted.
 """
@@ -34,6 +35,7 @@ def parse_args(argv):
     parser.add_argument("images", nargs="*", help="images; by default evenly spaced test images of the run")
     parser.add_argument("--number", type=int, default=6, help="number of test images (6)")
     parser.add_argument("--clearest", action="store_true", help="take test images whose prompts overlap least")
+    parser.add_argument("--all", action="store_true", help="let summary.png be about all test images")
     parser.add_argument("--out", type=Path, help="folder for the figures; by default prompts/ in the run's folder")
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
     args = parser.parse_args(argv)
@@ -74,6 +76,8 @@ def main(argv=None):
             paths = args.images or spaced(list(tested), args.number)
         if not paths:
             raise UserError(f"{args.run} has no predictions.csv with such test images and their paths: give images")
+        if args.all and not tested:
+            raise UserError(f"--all needs the test images, but {args.run} has no predictions.csv")
         images = torch.stack([predictor.preprocess(path) for path in paths])
         out = args.out or args.run / "prompts"
         out.mkdir(parents=True, exist_ok=True)
@@ -86,9 +90,14 @@ def main(argv=None):
         prompt_figures.draw_image(seen, i, truths.get(place), names, target, boxes.get(place))
         if not args.quiet:
             print(f"{target.name}: {path}, predicted {names[seen.probabilities[i].argmax().item()]!r}")
-    prompt_figures.draw_summary(seen, out / "summary.png")
+    with user_input():
+        every = (part for _, part in prompt_figures.look_at_files(predictor, list(tested))) if args.all else [seen]
+        of_kinds = prompt_figures.divisions(every)
+        prompt_figures.draw_summary(of_kinds, out / "summary.png")
     if not args.quiet:
-        print(f"summary.png: all images\nThe figures are in {out}")
+        what = f"all {len(tested)} test images" if args.all else "these images"
+        found = "; ".join(f"with {name}: {division.text()}" for name, division in of_kinds.items())
+        print(f"summary.png: {what}; {found}\n{prompt_figures.WORDS}\nThe figures are in {out}")
     return 0
 
 

@@ -304,6 +304,29 @@ def check_room(folder: Path, size: int) -> None:
         raise OSError(f"{folder} has {free / 2**30:.1f} GiB free, and features need {size / 2**30:.1f}")
 
 
+class EncodedBatches(EncodedImages):
+    """Training batches of images without augmentation: those of the loader, drawn with the same random numbers.
+
+    Args:
+        sampler: of the loader's images, which gives indices.
+        loader: of training images.
+        arguments, more: further arguments of EncodedImages.
+    """
+
+    def __init__(self, sampler: torch.utils.data.Sampler, loader: Any, *arguments: Any, **more: Any) -> None:
+        super().__init__(loader, *arguments, **more)
+        self.dataset = loader.dataset
+        size = {"batch_size": loader.batch_size, "drop_last": loader.drop_last}
+        indices: Any = range(len(self.labels))
+        self.rows: Any = DataLoader(indices, sampler=sampler, collate_fn=np.array, **size)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return map(self.batch, iter(self.rows))
+
+
 class EncodedViews(EncodedImages):
     """Training batches, with one of several augmented views of each image, drawn anew every time.
 

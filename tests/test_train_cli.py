@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,13 @@ def test_training_writes_its_files(arguments, tmp_path, capsys):
     metrics = results.pop("metrics")
     assert set(metrics) == {"accuracy", "error_rate", "macro_f1", "per_class_accuracy"}
     assert list(metrics["per_class_accuracy"]) == list(COLOURS)
-    assert results.pop("seconds") > 0 and results.pop("threads") == torch.get_num_threads()
+    started, ended = (datetime.fromisoformat(results.pop(key)) for key in ("started", "ended"))
+    parts, seconds = results.pop("seconds_of"), results.pop("seconds")
+    assert set(parts) == {"loading", "training", "testing"} and min(parts.values()) > 0
+    assert sum(parts.values()) <= (ended - started).total_seconds() + 0.01, "no second counts twice"
+    assert 0 < parts["training"] + parts["testing"] <= seconds + 0.01
+    assert results.pop("threads") == torch.get_num_threads()
+    assert results.pop("command").startswith("python train.py --root ") and " cores, " in results.pop("machine")
     peak, split = results.pop("peak_gib"), results.pop("split_hash")
     assert 0.1 < peak["process"] < 100 and peak["gpu"] is None
     assert {part: len(digits) for part, digits in split.items()} == {"train": 16, "test": 16}
@@ -77,6 +84,7 @@ def test_training_writes_its_files(arguments, tmp_path, capsys):
     assert results.pop("git").keys() == {"commit", "dirty"} and len(results.pop("config_hash")) == 16
     assert results == {
         "train_images": dict.fromkeys(COLOURS, 6),
+        "images": {"train": 24, "val": 16, "test": 24},
         "classnames": ["red", "green", "blue", "grey"],
         "dataset": "Squares",
         "shots": 6,

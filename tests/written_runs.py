@@ -1,6 +1,10 @@
 """Folders of finished runs, written by hand."""
 
+import itertools
 import json
+from datetime import datetime, timedelta, timezone
+
+CLOCK = itertools.count()  # minutes at which runs start, one after the other
 
 
 def write_runs(
@@ -22,6 +26,9 @@ def write_runs(
         if accuracy is not None:
             run = {"metrics": {"accuracy": accuracy, **extra}, "seed": seed, "trainer": trainer, "seconds": 10.0 * seed}
             run.update(dataset=dataset, shots=shots, protocol=protocol, backbone=backbone, epochs=50)
+            start = datetime(2030, 1, 1, tzinfo=timezone.utc) + timedelta(minutes=next(CLOCK))
+            run.update(started=start.isoformat(), ended=(start + timedelta(seconds=10 * seed)).isoformat())
+            run["seconds_of"] = {"loading": 1.0, "encoding": 4.0, "training": 5.0 * seed, "testing": 1.5}
             if split:
                 run["split_hash"] = {"train": f"{split}, seed {seed}", "test": split}
             (folder / f"seed{seed}").mkdir(parents=True)

@@ -1,7 +1,8 @@
 """The base class of trainers: models by name, checkpoints, steps and the loop over epochs."""
 
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from contextlib import contextmanager
 
 import torch
 
@@ -25,6 +26,7 @@ class TrainerBase(CheckpointMethods, ForkMethods, ScalarMethods):
         scaler: A torch GradScaler if the trainer uses one, else None.
         best_result: The best result on validation so far.
         results: Numbers of the trainer that join the evaluator's in results.json.
+        spent: {part of the run: seconds that it has taken}: "training", "testing", and what a trainer tells apart.
         epoch: The current epoch, from 0.
         batch_idx: The current batch of the epoch, from 0.
         start_batch: Batches of the first epoch that were finished before the run was stopped.
@@ -41,6 +43,7 @@ class TrainerBase(CheckpointMethods, ForkMethods, ScalarMethods):
         self.scaler = None
         self.best_result = float("-inf")
         self.results = {}
+        self.spent = Counter()
         self.start_epoch = self.epoch = self.max_epoch = 0
         self.batch_idx = 0
         self.start_batch = 0
@@ -68,6 +71,16 @@ class TrainerBase(CheckpointMethods, ForkMethods, ScalarMethods):
             if name not in self._models:
                 raise KeyError(f'no model named "{name}" is registered; registered: {list(self._models)}')
         return names
+
+    @contextmanager
+    def spending(self, part):
+        """Add the seconds of the block to `spent[part]`, without those of such blocks inside it."""
+        before, start = self.spent.total(), time.perf_counter()
+        try:
+            yield
+        finally:
+            inside = self.spent.total() - before
+            self.spent[part] += time.perf_counter() - start - inside
 
     def learned_parameters(self):
         """Return how many numbers the method learns: those of the registered models that have gradients."""

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from dassl.data import DataManager
 from dassl.data.data_manager import remarked
 from dassl.evaluation import build_evaluator
+from dassl.metrics import learn_temperature
 from dassl.utils import BEST, UserError, copy_file, log_only, mkdir_if_missing, raise_together, wait_for_all
 
 from .base import TrainerBase
@@ -66,7 +67,8 @@ class SimpleTrainer(TrainerBase):
         raise NotImplementedError
 
     def train(self):
-        super().train(self.start_epoch, self.max_epoch)
+        with self.spending("training"):
+            super().train(self.start_epoch, self.max_epoch)
 
     def before_train(self):
         mkdir_if_missing(self.output_dir)
@@ -134,20 +136,29 @@ class SimpleTrainer(TrainerBase):
             The evaluator's first result; the accuracy in % by default.
         """
         ignore(unknown, "test")
-        self.set_model_mode("eval")
-        self.evaluator.reset()
-        self.tested = []
-        split = self.split_to_evaluate(split)
-        print(f"Evaluate on the *{split}* set")
-        for batch in tqdm(self.batches_to_evaluate(split), desc=split, leave=False, disable=None):
-            input, label = self.parse_batch_test(batch)
-            self.evaluator.process(self.model_inference(input), label)
-            self.tested += batch.get("impath", ())
-            raise_together()
-        results = self.evaluator.evaluate()
+        with self.spending("testing"):
+            self.set_model_mode("eval")
+            self.evaluator.reset()
+            self.tested = []
+            split = self.split_to_evaluate(split)
+            if split == "test" and (known := self.validation_probabilities()):
+                self.evaluator.temperature = learn_temperature(*known)
+            print(f"Evaluate on the *{split}* set")
+            for batch in tqdm(self.batches_to_evaluate(split), desc=split, leave=False, disable=None):
+                input, label = self.parse_batch_test(batch)
+                self.evaluator.process(self.model_inference(input), label)
+                self.tested += batch.get("impath", ())
+                raise_together()
+            results = self.evaluator.evaluate()
         for name, value in results.items():
             self.write_scalar(f"{split}/{name}", value, self.epoch)
         return next(iter(results.values()))
+
+    def validation_probabilities(self):
+        """Return arrays of class probabilities (n, C) and labels (n,) of validation images that are not the test's.
+
+        A test learns the temperature of its probabilities on them. By default there are none: None.
+        """
 
     def split_to_evaluate(self, split=None):
         """Return the split to evaluate, "val" or "test".

@@ -12,6 +12,7 @@ from dassl.utils import UserError, save_tensors
 from .build import EVALUATOR_REGISTRY
 
 PREDICTIONS = ("path", "class", "predicted", "p_class", "p_predicted")  # columns of predictions.csv
+CALIBRATED = "p_calibrated"  # one more, p_predicted at the learned temperature, if there is one
 
 
 class EvaluatorBase:
@@ -20,7 +21,11 @@ class EvaluatorBase:
     Attributes:
         results: The results of the last `evaluate()` in plain numbers, strings and containers, as results.json holds
             them. A trainer may add its own.
+        temperature: T of the probabilities softmax(scores / T) that a trainer learned on validation images, after
+            `reset()`; None without it.
     """
+
+    temperature = None
 
     def __init__(self, cfg):
         self.cfg = cfg
@@ -56,6 +61,11 @@ def probabilities(scores):
     return scores if already else scores.softmax(dim=1)
 
 
+def at_temperature(p, temperature):
+    """Return probabilities p = softmax(z), (B, C), as softmax(z / temperature)."""
+    return (p.clamp(min=torch.finfo(p.dtype).tiny).log() / temperature).softmax(dim=1)
+
+
 def unique_names(lab2cname):
     """Return {label: class name}, with the label added to names that classes share, as some do in ImageNet."""
     times = Counter(map(str, lab2cname.values()))
@@ -83,6 +93,8 @@ class Classification(EvaluatorBase):
         self._y_true, self._y_pred = [], []
         self._per_class_res = defaultdict(list)  # {label: [1 for a hit, 0 for a miss]}
         self._likely = []  # [probability of the label, probability of the prediction] for each image
+        self._calibrated = []  # probability of the prediction at the temperature
+        self.temperature = None
 
     def process(self, mo, gt):
         """Add a batch of scores (B, C) and labels (B,)."""
@@ -94,8 +106,10 @@ class Classification(EvaluatorBase):
         self._y_pred.extend(predicted)
         for label, hit in zip(truth, hits, strict=True):
             self._per_class_res[label].append(hit)
-        both = torch.tensor([truth, predicted], device=mo.device).T
-        self._likely += probabilities(mo).gather(1, both).tolist()
+        both, p = torch.tensor([truth, predicted], device=mo.device).T, probabilities(mo)
+        self._likely += p.gather(1, both).tolist()
+        if self.temperature is not None:
+            self._calibrated += at_temperature(p, self.temperature).gather(1, both[:, 1:]).flatten().tolist()
 
     def evaluate(self):
         """Print and return the results; `results` also has the accuracy of each class.
@@ -137,15 +151,24 @@ class Classification(EvaluatorBase):
             print(f"Confusion matrix is saved to {fpath}")
 
         self.results = {**results, "per_class_accuracy": per_class}
+        if self.temperature is not None:
+            self.results["temperature"] = self.temperature
         return results
 
     def predictions(self, paths):
-        """Return rows of path, class, predicted class and their probabilities; none if paths are missing."""
+        """Return rows of path, class, predicted class and their probabilities; none if paths are missing.
+
+        With a temperature, the last column is the probability of the predicted class at it.
+        """
         if not len(paths) == len(self._y_true) == len(self._likely):
             return []
         names = {label: str(label) for label in {*self._y_true, *self._y_pred}} | unique_names(self._lab2cname)
-        rows = zip(paths, self._y_true, self._y_pred, self._likely, strict=True)
-        return [PREDICTIONS, *([path, names[a], names[b], f"{p:.6g}", f"{q:.6g}"] for path, a, b, (p, q) in rows)]
+        numbers = [*zip(*self._likely, strict=True), self._calibrated]
+        columns = [column for column in numbers if len(column)]
+        head = [*PREDICTIONS, CALIBRATED][: 3 + len(columns)]
+        labels = [[names[label] for label in column] for column in (self._y_true, self._y_pred)]
+        texts = [[f"{p:.6g}" for p in column] for column in columns]
+        return [head, *zip(paths, *labels, *texts, strict=True)]
 
     def _name(self, label):
         return str(self._lab2cname.get(label, label))

@@ -30,6 +30,7 @@ from .tools import (
     collect_env_info,
     git_state,
     listdir_nohidden,
+    machine,
     mkdir_if_missing,
     package_versions,
     peak_memory,

@@ -130,6 +130,11 @@ def git_state(folder):
     return {"commit": commit, "dirty": bool(changes.strip())}
 
 
+def machine():
+    """Return processor, cores and operating system in words."""
+    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
+
+
 def peak_memory(device):
     """Return the most memory that this process has had at once, in GiB: {"process": of all, "gpu": of torch's tensors}.
 

@@ -7,10 +7,12 @@ from typing import Any
 
 from torch.utils.data import BatchSampler
 
-from sotglp.features import EncodedImages, EncodedViews
+from sotglp.features import EncodedBatches, EncodedImages, EncodedViews
 from sotglp.precision import MixedPrecision
 from sotglp.prompted import PromptedCLIP
 from sotglp.toolbox.upstream import Trainer, plain_sampler
+
+FIXED = {"center_crop", "normalize", "instance_norm"}  # transforms (INPUT.TRANSFORMS) that draw nothing at random
 
 
 class KeptFeatures(Trainer):
@@ -29,6 +31,16 @@ class KeptFeatures(Trainer):
         super().before_train()
         if self.cfg.INPUT.get("CACHE_VIEWS"):
             self.train_loader_x = self.encoded_views(self.cfg.INPUT.CACHE_VIEWS)
+        elif not self.augments:
+            sampler = plain_sampler(self.train_loader_x.sampler)
+            self.train_loader_x = self.keep(self.train_loader_x, partial(EncodedBatches, sampler))
+
+    @property
+    def augments(self) -> bool:
+        """Whether an image differs from epoch to epoch, or a batch holds more than one view of it."""
+        cfg = self.cfg
+        several = cfg.DATALOADER.K_TRANSFORMS > 1 or cfg.DATALOADER.RETURN_IMG0
+        return several or cfg.INPUT.NO_TRANSFORM or not set(cfg.INPUT.TRANSFORMS) <= FIXED
 
     def encoded_views(self, n_views: int) -> Any:
         """Return the training batches as features of so many views of each image, or the loader as it is."""
@@ -67,7 +79,7 @@ class KeptFeatures(Trainer):
         if not folder or not self.model.frozen_images or cfg.DATALOADER.ON_ERROR == "skip":
             return loader
         try:
-            with self.precision.autocast():
+            with self.precision.autocast(), self.spending("encoding"):
                 return kind(loader, self.model, folder, self.precision.enabled, cfg.INPUT.FEATURE_STREAMS, **arguments)
         except OSError as error:
             print(f"features are not kept in {folder}: {error}", file=sys.stderr)

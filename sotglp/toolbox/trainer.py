@@ -12,6 +12,7 @@ from functools import cached_property, partial, reduce
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -265,11 +266,11 @@ class CLIPTrainer(ScoredImages, KeptFeatures):
     def class_tokens(self, batches: Iterable[Mapping[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return class tokens (n, W) and labels (n,) of a test's batches."""
         tokens, labels = [], []
-        for batch in tqdm(batches, desc="encode", leave=False, disable=None):
-            input, label = self.parse_batch_test(batch)
-            with self.precision.autocast():
+        with self.precision.autocast(), self.spending("encoding"):
+            for batch in tqdm(batches, desc="encode", leave=False, disable=None):
+                input, label = self.parse_batch_test(batch)
                 tokens.append(self.features(input)[0].float())
-            labels.append(label)
+                labels.append(label)
         return torch.cat(tokens), torch.cat(labels)
 
     def model_inference(self, input: torch.Tensor | ImageFeatures, **unknown: Any) -> torch.Tensor:
@@ -279,6 +280,19 @@ class CLIPTrainer(ScoredImages, KeptFeatures):
         for name, scores in self.branches(match).items():
             self.predicted[name] += scores.argmax(dim=1).tolist()
         return self.scores(match)
+
+    @torch.no_grad()
+    def validation_probabilities(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return class probabilities (n, C) and labels (n,) of the validation images; None without them."""
+        if not self.validates:
+            return None
+        found, labels = [], []
+        for batch in tqdm(self.batches_to_evaluate("val"), desc="val", leave=False, disable=None):
+            input, label = self.parse_batch_test(batch)
+            with self.precision.autocast():
+                found.append(self.probabilities(self.match(input))["combined"].float().cpu())
+            labels.append(label.cpu())
+        return torch.cat(found).numpy(), torch.cat(labels).numpy()
 
     @torch.no_grad()
     def test(self, split: str | None = None, **unknown: Any) -> float:

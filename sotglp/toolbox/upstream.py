@@ -4,6 +4,7 @@ All that depends on the toolbox is decided here.
 """
 
 import os.path as osp
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from dassl.data import samplers
@@ -27,6 +28,9 @@ class Hooks:
 
     def batches_to_evaluate(self, split: str) -> Any:
         return self.val_loader if split == "val" else self.test_loader
+
+    def spending(self, part: str) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 class UpstreamTrainer(TrainerX, Hooks):

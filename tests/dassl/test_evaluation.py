@@ -74,6 +74,26 @@ def test_unknown_evaluator(make_cfg):
 
 
 @pytest.mark.parametrize("as_probabilities", [False, True])
+def test_a_temperature_changes_probabilities_alone(make_cfg, as_probabilities):
+    scores = torch.randn(20, 5, generator=torch.Generator().manual_seed(0))
+    labels, paths = torch.arange(20) % 4, [f"{i}.png" for i in range(20)]
+    evaluator = build_evaluator(make_cfg(), lab2cname=NAMES)
+    evaluator.process(scores, labels)
+    plain = evaluator.predictions(paths)
+    evaluator.reset()
+    evaluator.temperature = 2.5
+    evaluator.process(scores.softmax(dim=1) if as_probabilities else scores, labels)
+    head, *rows = evaluator.predictions(paths)
+    assert [row[:3] for row in rows] == [row[:3] for row in plain[1:]] and head == [*plain[0], "p_calibrated"]
+    expected = (scores.double() / 2.5).softmax(dim=1).max(dim=1).values.tolist()
+    assert [float(row[5]) for row in rows] == pytest.approx(expected, 1e-4)
+    evaluator.evaluate()
+    assert evaluator.results["temperature"] == 2.5
+    evaluator.reset()
+    assert evaluator.temperature is None  # it belonged to that test
+
+
+@pytest.mark.parametrize("as_probabilities", [False, True])
 def test_predictions_are_those_that_the_accuracy_counts(make_cfg, as_probabilities):
     evaluator = build_evaluator(make_cfg(), lab2cname=NAMES)
     scores = torch.randn(20, 5, generator=torch.Generator().manual_seed(0))

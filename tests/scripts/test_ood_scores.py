@@ -316,3 +316,9 @@ def test_what_is_no_run_or_no_image_is_one_line(runs, tmp_path, capsys):
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0]
     assert not Path(tmp_path, "ood.json").exists()
+
+
+def test_a_histogram_of_scores_that_are_almost_one():
+    inside, outside = np.float32([1, 1, np.nextafter(np.float32(1), np.float32(2))]), np.float32([1])
+    counts = ood_evaluation.histogram(inside, outside)
+    assert sum(counts["in"]) == 3 and sum(counts["out"]) == 1 and counts["in"][0] == 2 and counts["in"][-1] == 1

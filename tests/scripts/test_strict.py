@@ -97,7 +97,7 @@ def test_results_are_apart_and_rows_say_strict(environment, tmp_path):
     assert strict.folder == tmp_path / "fashion_mnist/CoOp/small_4shots_strict/shared-context/seed1" != published.folder
     assert (out.name, strict_out.name) == ("compare_small_4shots", "compare_small_4shots_strict")
     assert strict.method.name == "CoOp, shared context, strict"
-    (plan,), out = transfer.parse(["base_to_new", "--protocol", "strict", *words])
+    (plan,), out, _ = transfer.parse(["base_to_new", "--protocol", "strict", *words])
     (test, *_) = transfer_plans.tests_of(plan, configurations(plan.runs))[plan.targets[0]]
     assert "fashion_mnist/CoOp/small_4shots_strict" in str(test.folder)
     assert out.name == "base_to_new_fashion_mnist_4shots_strict"

@@ -5,11 +5,24 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.collections import PathCollection
+from matplotlib.container import ErrorbarContainer
 from PIL import Image
 from written_runs import write_runs
 
-from scripts import ood, ood_detection, plots, predictions, report_hardest, report_sections, table, transfer_tables
-from scripts.groups import Group, average, lead, read_groups
+from scripts import (
+    ood,
+    ood_detection,
+    plots,
+    predictions,
+    report_calibration,
+    report_hardest,
+    report_pairs,
+    report_sections,
+    table,
+    transfer_tables,
+)
+from scripts.groups import Group, average, caption, lead, one_by_one, read_groups
 from scripts.methods import Method
 from scripts.plots import spread
 from scripts.published import PUBLISHED, PUBLISHED_DATASETS, published_row, read_published
@@ -127,6 +140,43 @@ def test_pictures_of_what_there_is(tmp_path):
         assert np.asarray(Image.open(path).convert("L")).std() > 10
 
 
+def test_seconds_are_drawn_of_runs_one_after_the_other(tmp_path, capsys):
+    """Seeds 1 and 2 take 10 and 20 s, 4 of them for encoding; then seed 2 starts before seed 1 has ended."""
+    folder = write_runs(tmp_path / "runs" / "shared-context", [50.0, 60.0])
+    (group,) = read_groups([folder])
+    assert one_by_one([group]) and [cell.mean for cell in plots.mean_seconds([group]).values()] == [11.0]
+    for early in ({"started": group.runs[1]["started"]}, {"started": None}):
+        path = folder / "seed2" / "results.json"
+        path.write_text(json.dumps({**group.runs[2], **early}))
+        assert not one_by_one(read_groups([folder]))
+        assert plots.main([str(folder), "--out", str(tmp_path / "out")]) == 0
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["table.png"]
+        assert plots.NO_SECONDS in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("accuracies, words", [([50.0], "one run (seed 1)"), ([50.0, 52.0], "mean ± standard")])
+def test_one_seed_has_no_deviation(tmp_path, capsys, monkeypatch, accuracies, words):
+    """In words, in the table and in the bars."""
+    saved = {}
+    monkeypatch.setattr(plots, "save", lambda figure, path: saved.update({path.name: figure}))
+    folders = [write_runs(tmp_path / "shared-context", accuracies)]
+    folders += [write_runs(tmp_path / "one-template", [30.0], trainer="ZeroshotCLIP")]
+    out = tmp_path / "out"
+    assert main([*map(str, folders), "--out", str(out)]) == 0
+    groups, several = read_groups(folders), len(accuracies) > 1
+    plots.draw_all(groups, out)
+    for text in (caption(groups), capsys.readouterr().out, (out / "table.md").read_text()):
+        assert words in text and ("±" in text) == several
+    (axes,) = saved["table.png"].axes
+    whiskers = [part for part in axes.containers if isinstance(part, ErrorbarContainer)]
+    assert len(whiskers) == several and (words in axes.get_xlabel())
+    dots = [part.get_offsets() for part in axes.collections if isinstance(part, PathCollection)]
+    assert [sorted(at[:, 0]) for at in dots] == [accuracies] * several
+    (line,) = axes.lines[-1:]
+    assert line.get_linestyle() == "--" and set(line.get_xdata()) == {30.0}
+    assert "dashed: zero-shot CLIP" in axes.get_xlabel()
+
+
 def test_labels_keep_their_distance_and_move_no_more_than_they_must():
     np.testing.assert_allclose(spread([10.0, 1.0, 5.0], 1, 0, 20), [10, 1, 5])
     np.testing.assert_allclose(spread([5.0, 5.0, 5.0], 2, 0, 20), [3, 5, 7])
@@ -192,9 +242,11 @@ def test_output_functions_take_empty_lists(tmp_path, capsys):
     transfer_tables.report([], [], tmp_path)
     ood_detection.report([], tmp_path)
     assert ood.table({"images": {}, "sets": {}, "average": {}}) == ""
-    for section in (report_sections.tables, report_sections.curves, report_sections.ood, report_sections.settings):
+    make = report_sections
+    for section in (make.tables, make.drawn_plots, make.classes, make.curves, make.ood, make.settings):
         assert isinstance(section([]), str)
-    assert isinstance(report_sections.confusions([], []), str) and isinstance(report_hardest.hardest([], []), str)
+    for section in (make.confusions, report_hardest.hardest, report_pairs.pairs, report_calibration.calibration):
+        assert section([], []) == ""
     for form in (predictions.Table, predictions.CSVLines, predictions.JSONList):
         lines = form("MCM")
         assert lines.start() and lines.text([]) == "" and lines.end() is not None

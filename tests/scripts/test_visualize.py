@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 import sotglp
@@ -50,6 +51,41 @@ def test_overlap_and_entropy_of_known_plans():
     of_two = np.log(2) / np.log(3)
     assert prompt_figures.entropy(plan).tolist() == pytest.approx([of_two, of_two, 0, 0])
     torch.testing.assert_close(prompt_figures.entropy(torch.ones(2, 4)), torch.ones(2))
+
+
+def test_the_summary_is_over_images_and_their_predicted_classes():
+    """Of the classes 1 and 0: prompts 1 and 2 share two patches and 3 has two others; all prompts share all evenly.
+
+    Overlaps 1/3 and 1, entropies (log 2 / log 3 + 0) / 2 = 0.315 and 1; with the top-K mean all is shared evenly.
+    """
+    apart, even = torch.zeros(4, 3), torch.ones(4, 3)
+    apart[:2, :2] = apart[2:, 2] = 1
+    half = torch.zeros(4, 3)
+    half[:2] = 1  # two patches are outside the support
+    p = torch.tensor([[0.1, 0.9], [0.8, 0.2]])
+
+    def seen(i, plans, own):
+        pixels = torch.zeros(1, 3, 4, 4)
+        return prompt_figures.Seen(pixels, p[i : i + 1], None, torch.stack(plans)[None], torch.stack(own)[None])
+
+    parts = [seen(0, [half, apart], [half, even]), seen(1, [even, half], [even, half])]
+    found = prompt_figures.divisions(parts)
+    assert {name: division.text() for name, division in found.items()} == {
+        "transport": "overlap 0.67 ± 0.47, entropy 0.66 ± 0.48",
+        "top-K mean": "overlap 1.00 ± 0.00, entropy 1.00 ± 0.00",
+    }
+    (of_half,) = {d.text() for d in prompt_figures.divisions([seen(0, [even, half], [even, half])]).values()}
+    assert of_half == "overlap 1.00, entropy 1.00"  # one image has no deviation
+
+
+def test_patches_have_the_numbers_of_their_prompts():
+    plan = plan_of()[1][0]
+    axes = Figure().subplots()
+    prompt_figures.draw_partition(axes, plan)
+    prompt, side = plan.argmax(dim=1), int(P**0.5)
+    places = {(text.get_position(), text.get_text()) for text in axes.texts}
+    kept = plan.sum(dim=1).nonzero().flatten().tolist()
+    assert places == {((i % side + 0.5, i // side + 0.38), str(prompt[i].item() + 1)) for i in kept}
 
 
 def test_the_clearest_images_have_apart_prompts_and_a_support_in_the_box(monkeypatch):
@@ -110,7 +146,9 @@ def test_figures_of_a_run_and_mistakes(environment, tmp_path, monkeypatch, capsy
     assert len(pictures) == 3 and all(np.asarray(Image.open(path).convert("L")).std() > 10 for path in pictures)
 
     clear = tmp_path / "clear"
-    assert visualize.main([str(ours.folder), "--clearest", "--number", "1", "--out", str(clear)]) == 0
+    assert visualize.main([str(ours.folder), "--clearest", "--number", "1", "--all", "--out", str(clear)]) == 0
+    tested = len(FinishedRun(ours.folder).predictions())
+    assert f"summary.png: all {tested} test images; with transport: overlap 0." in capsys.readouterr().out
     (path,) = (path for path in clear.iterdir() if path.name != "summary.png")
     rows = {Path(row["path"]).stem: row for row in FinishedRun(ours.folder).predictions()}
     assert rows[path.stem.removeprefix("01_")]["class"] == rows[path.stem.removeprefix("01_")]["predicted"]

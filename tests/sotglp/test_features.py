@@ -249,19 +249,53 @@ def test_training_on_kept_views(build, reads, monkeypatch):
 def test_a_step_on_a_kept_view_is_one_on_the_image(build):
     """Without augmentation a view is the image: the same batch gives the same loss and gradients."""
     gradients = []
-    for pairs in ([], ["INPUT.CACHE_VIEWS", "1"]):
+    for pairs in (["INPUT.FEATURE_CACHE", ""], ["INPUT.CACHE_VIEWS", "1"]):
         options = ["INPUT.TRANSFORMS", "('normalize',)", "DATALOADER.TRAIN_X.SAMPLER", "SequentialSampler", *pairs]
         trainer = build("SOTGLP", *options)
         trainer.before_train()
         torch.manual_seed(3)
         trainer.batch_idx, trainer.num_batches = 0, 2
         batch = next(iter(trainer.train_loader_x))
-        assert ("features" in batch) == bool(pairs)
+        assert ("features" in batch) == ("INPUT.CACHE_VIEWS" in pairs)
         torch.manual_seed(4)
         loss = trainer.forward_backward(batch)["loss"]
         gradients.append([torch.tensor(loss), *(parameter.grad for parameter in trainer.model.learned.parameters())])
     for image, view in zip(*gradients, strict=True):
         torch.testing.assert_close(view, image, rtol=0, atol=1e-5 * image.abs().max().item())
+
+
+@pytest.mark.parametrize("name", ["CoOp", "SOTGLP"])
+def test_training_without_augmentation_reads_each_image_once_and_learns_the_same(name, build, reads, tmp_path):
+    """With and without a folder for features: the same batches, random numbers and weights."""
+    learned = []
+    for folder in ("", str(tmp_path / "features")):
+        pairs = [
+            "INPUT.TRANSFORMS",
+            "('normalize',)",
+            "OPTIM.MAX_EPOCH",
+            "3",
+            "INPUT.FEATURE_CACHE",
+            folder,
+            "TEST.NO_TEST",
+            "True",
+        ]
+        trainer = build(name, *pairs, "OUTPUT_DIR", str(tmp_path / f"{name}{bool(folder)}"))
+        reads.clear()
+        trainer.train()
+        learned.append([*trainer.model.learned.parameters(), torch.get_rng_state()])
+        train_images = {os.path.abspath(item.impath) for item in trainer.dm.dataset.train_x}
+        of_training = [path for path in reads if path in train_images]
+        assert len(of_training) == len(train_images) * (1 if folder else 3)
+    for image, kept in zip(*learned, strict=True):
+        torch.testing.assert_close(kept, image, rtol=1e-4, atol=1e-6)
+
+
+def test_augmented_training_reads_images_at_each_step(build):
+    for pairs in (AUGMENTED, ["INPUT.TRANSFORMS", "('normalize',)", "DATALOADER.K_TRANSFORMS", "2"]):
+        trainer = build("CoOp", *pairs)
+        loader = trainer.train_loader_x
+        trainer.before_train()
+        assert trainer.train_loader_x is loader
 
 
 def test_views_that_cannot_be_kept(build, capsys):

@@ -143,7 +143,25 @@ def test_calibration_sees_the_validation_images_of_the_run(trained_runs, tmp_pat
     predictor = sotglp.load(run).calibrate(str(root))
     trainer = FinishedRun(run).trainer(str(root))
     images = [item.impath for item in trainer.dm.dataset.val]
-    assert len(images) == 20 and predictor.predict(images).is_ood.sum() == 1
+    predicted = predictor.predict(images)
+    assert len(images) == 20 and predicted.is_ood.sum() == 1
+
+    # The temperature of the run's test has the least cross-entropy of these images.
+    z, labels = predicted.combined.double().log(), torch.tensor([item.label for item in trainer.dm.dataset.val])
+    found = FinishedRun(run).results["metrics"]["temperature"]
+    losses = {t: torch.nn.functional.cross_entropy(z / t, labels).item() for t in (0.95 * found, found, 1.05 * found)}
+    assert min(losses, key=losses.get) == found
+
+
+@pytest.mark.parametrize("name", ["SOTGLP", "CoOp", "TipAdapterF", "ZeroshotCLIP"])
+def test_calibrated_probabilities_are_of_the_runs_temperature(trained_runs, name):
+    run, scores, _ = trained_runs[name]
+    rows = FinishedRun(run).predictions()
+    temperature = FinishedRun(run).results["metrics"]["temperature"]
+    z = scores.double().log() if name == "SOTGLP" else scores.double()  # SOTGLP's scores are probabilities
+    expected = (z / temperature).softmax(dim=1).max(dim=1).values
+    found = torch.tensor([float(row["p_calibrated"]) for row in rows], dtype=torch.double)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.slow
