@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from torch.utils.data import BatchSampler
+from torch.utils.data import BatchSampler, DataLoader
 
 from sotglp.features import EncodedBatches, EncodedImages, EncodedViews
 from sotglp.precision import MixedPrecision
@@ -31,7 +31,7 @@ class KeptFeatures(Trainer):
         super().before_train()
         if self.cfg.INPUT.get("CACHE_VIEWS"):
             self.train_loader_x = self.encoded_views(self.cfg.INPUT.CACHE_VIEWS)
-        elif not self.augments:
+        elif isinstance(self.train_loader_x, DataLoader) and not self.augments:
             sampler = plain_sampler(self.train_loader_x.sampler)
             self.train_loader_x = self.keep(self.train_loader_x, partial(EncodedBatches, sampler))
 
