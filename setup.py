@@ -60,6 +60,8 @@ setup(
             "statsmodels",
             "submitit",
             "webdataset",
+            "nbclient",
+            "ipykernel",
             *EXPORT,
             *IMAGES,
         ],
