@@ -50,6 +50,8 @@ setup(
         "scikit-learn",
         "scipy",
         "tensorboard",
+        "filelock",
+        "psutil; sys_platform != 'linux'",  # free and most memory
     ],
     extras_require={
         "test": [

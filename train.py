@@ -205,7 +205,7 @@ def run(args, cfg, trainer, words, started):
         "learned_parameters": learned,
         "epochs": args.load_epoch if args.eval_only else cfg.OPTIM.MAX_EPOCH,
         "machine": machine(),
-        "device": torch.cuda.get_device_name() if trainer.device.type == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name() if trainer.device.type == "cuda" else trainer.device.type,
         "threads": torch.get_num_threads(),
         "versions": package_versions(),
         "git": git_state(osp.dirname(osp.abspath(__file__))),

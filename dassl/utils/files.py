@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import fcntl
 import hashlib
 import json
 import os
@@ -13,6 +12,13 @@ from pathlib import Path
 
 from .commands import UserError
 from .distributed import is_main
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    import msvcrt
+
+    fcntl = None
 
 BEST = "model-best.pth.tar"  # the checkpoint that was best on validation
 
@@ -54,7 +60,9 @@ def replacing(fpath, mode="w", **options):
 
 
 def sync_folder(folder):
-    """Write the names in a folder to the disk, so that they survive a power cut."""
+    """Write the names in a folder to the disk, so that they survive a power cut; Windows opens no folders."""
+    if os.name == "nt":
+        return
     handle = os.open(folder or ".", os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -155,7 +163,7 @@ def lock(fpath):
     while True:
         file = open(fpath, "a+", encoding="utf-8")
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_record(file)
         except OSError as error:
             with file:
                 file.seek(0)
@@ -171,3 +179,16 @@ def lock(fpath):
     file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     file.flush()
     return file
+
+
+def lock_record(file):
+    """Lock an open file.
+
+    Raises:
+        OSError: Another process holds the lock.
+    """
+    if fcntl:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    else:
+        file.seek(2**30)  # behind the name of the process, which others may then read
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
