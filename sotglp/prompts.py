@@ -272,6 +272,11 @@ def other_forms(word: str) -> Iterator[str]:
     yield from (f"{word}s", f"{word}es", f"{word.removesuffix('y')}ies", word.replace("-", " "), word.replace("-", ""))
 
 
+def is_word(clip: Backbone, text: str) -> bool:
+    """Return whether each part of a text is a piece of the vocabulary by itself; pieces of others may make any word."""
+    return all(len(clip.tokenizer.encode(part)) == 1 for part in text.replace("-", " ").split())
+
+
 def warn_of_unseen_words(clip: Backbone, names: Sequence[str]) -> None:
     """Warn of words in class names that a CLIP with a compact vocabulary did not see in pretraining.
 
@@ -281,7 +286,7 @@ def warn_of_unseen_words(clip: Backbone, names: Sequence[str]) -> None:
     unseen = []
     for word in words:
         if not knows(clip, word):
-            known = next((form for form in other_forms(word) if knows(clip, form)), None)
+            known = next((form for form in other_forms(word) if is_word(clip, form) and knows(clip, form)), None)
             unseen.append(word if known is None else f"{word} (it knows {known})")
     if unseen:
         warnings.warn(f"this CLIP never saw these words of the class names: {', '.join(unseen)}", stacklevel=1)
