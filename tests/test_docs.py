@@ -11,10 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import yaml
 from processes import PATIENCE, complete
+
+import sotglp
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAPERS = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 # A fenced block, with the comment that leaves it out if there is one right before it.
 BLOCK = re.compile(r"^(<!-- not run: \S.*? -->\n+)?```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")
@@ -88,7 +92,8 @@ def pages_run(request, tmp_path_factory):
 
     pages = {item.callspec.params["page"] for item in request.session.items if "pages_run" in item.fixturenames}
     by_length = sorted(pages, key=lambda page: -page.read_text(encoding="utf-8").count("\n```bash"))
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # Linux has the first
+    with ThreadPoolExecutor(cores) as pool:
         yield {page: pool.submit(run, page) for page in by_length}
 
 
@@ -109,10 +114,22 @@ def test_every_block_that_is_left_out_has_a_reason(page):
     assert 2 * len(languages) == len(re.findall("^ *```", text, re.MULTILINE))
 
 
-@of_page
+@pytest.mark.parametrize("page", [*PAGES, *PAPERS], ids=lambda page: page.stem)
 def test_links_lead_to_files(page):
     links = LINK.findall(page.read_text(encoding="utf-8"))
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_project_papers_name_the_version_and_the_paper():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == sotglp.__version__
+    assert citation["preferred-citation"]["url"] in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"\n## {sotglp.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"):
+        form = yaml.safe_load(path.read_text(encoding="utf-8"))
+        fields = form.get("body", [])
+        assert path.stem == "config" or (form["name"] and form["description"] and fields)
+        assert all(field["attributes"]["label"] and field["validations"].keys() == {"required"} for field in fields)
 
 
 def test_published_figures_are_those_of_the_file():
