@@ -10,8 +10,10 @@ from pathlib import Path
 
 import torch
 
+from dassl.data.datasets import build_dataset, hash_images
+from dassl.finished import FinishedRun
 from dassl.plugins import prefer_neighbour
-from dassl.utils import note, one_line_warnings, signals_interrupt, user_input
+from dassl.utils import UserError, note, one_line_warnings, signals_interrupt, user_input
 from scripts.methods import check_name, names, read_methods, shots_of, unique
 from scripts.run import Run
 from sotglp.features import seeded
@@ -22,7 +24,7 @@ from sotglp.toolbox.loading import load
 def fit(folder, shots=16, method="SOTGLP", backbone="vit_b16", seed=1, output=None, options=None):
     """Train as `scripts.run` does, and return the Predictor of the run; `run` is its folder.
 
-    A finished run is loaded, and a stopped one continues. The caller's random states stay as they are.
+    A finished run on the same images is loaded, and a stopped one continues. The caller's random states stay.
 
     Args:
         folder: of images, with a folder for each class, or with a CSV file (docs/own-data.md).
@@ -55,17 +57,30 @@ def fit(folder, shots=16, method="SOTGLP", backbone="vit_b16", seed=1, output=No
     with unchanged(seed):
         if run.finished:
             with user_input():
-                configurations([run])
+                check_images(run, configurations([run])[run])
             note(f"finished before: {run.folder} (delete it to train again)")
         else:
             with contextlib.redirect_stdout(io.StringIO()), signals_interrupt():  # log.txt has the output
                 with user_input():
                     args = train.parse_args(run.arguments)
                     cfg = train.setup_cfg(args)
+                note(f"the log is {run.folder / 'log.txt'}")
                 train.carry_out(args, cfg, run.arguments, time.time())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the run has said the same
             return load(run.folder)
+
+
+def check_images(run, cfg):
+    """Check that a finished run has learned from the images that are there now.
+
+    Raises:
+        UserError: It has learned from others.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        images = build_dataset(cfg).train_x
+    if FinishedRun(run.folder).results["split_hash"]["train"] != hash_images(images, cfg.DATASET.ROOT):
+        raise UserError(f"{run.folder} has learned from other images of {run.root}: set another output, or delete it")
 
 
 def reader_of(folder):

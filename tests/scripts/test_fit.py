@@ -55,6 +55,9 @@ def test_it_is_the_run_of_the_scripts_and_leaves_random_states_alone(pictures, t
     assert np.array_equal(model.predict_proba(picture), sotglp.load(run.folder).predict_proba(picture))
     fit("pictures", 2, backbone="small", options=QUICK)  # loads the run
     assert any("finished before" in str(warning.message) for warning in recwarn)
+    (pictures / "red" / "0.png").rename(pictures / "red" / "new.png")
+    with pytest.raises(UserError, match="seed1 has learned from other images of pictures: set another output"):
+        fit("pictures", 2, backbone="small", options=QUICK)
 
 
 @pytest.mark.parametrize(
