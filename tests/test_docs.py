@@ -106,6 +106,16 @@ def test_the_blocks_of_a_page_run(page, pages_run):
     assert left == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES[:1], ids=["README"])
+def test_the_python_of_the_readme_prints_what_stands_below_it(page, pages_run):
+    text = page.read_text(encoding="utf-8")
+    (code, output), *_ = re.findall(r"```python\n(.*?)```\n+```text\n(.*?)```", text, re.DOTALL)
+    assert "sotglp.fit(" in code and len([line for line in code.splitlines() if line]) == 10
+    printed = pages_run[page].result()[0].stdout
+    assert [line for line in output.splitlines() if line not in printed] == []
+
+
 @of_page
 def test_every_block_that_is_left_out_has_a_reason(page):
     text = page.read_text(encoding="utf-8")

@@ -44,7 +44,11 @@ def test_the_split_and_what_the_shots_need_are_said(tmp_path, recwarn):
     assert read("ImageFolder", tmp_path / "split", NUM_SHOTS=3).num_classes == 7
     _, split, needed, *_ = (str(warning.message) for warning in recwarn)
     assert split.startswith("class c0: 2 train, 0 val, 0 test; class c1: 2 train, 0 val, 1 test; ")
-    assert split.count("; ") == 5 and split.endswith("; and 2 classes more") and needed == "3 shots need 3 images of each class, in train/"
+    assert (
+        split.count("; ") == 5
+        and split.endswith("; and 2 classes more")
+        and needed == "3 shots need 3 images of each class, in train/"
+    )
 
 
 @pytest.mark.parametrize("with_val", [True, False])
