@@ -144,12 +144,28 @@ def owner(folder):
         words = Path(folder, "lock").read_text(encoding="utf-8").strip()
         _, number, _, machine = words.split()
         if machine == socket.gethostname():
-            os.kill(int(number), 0)
+            check_process(int(number))
     except (FileNotFoundError, ProcessLookupError, ValueError):  # ValueError: it is just being written
         return None
     except PermissionError:  # another user's process
         pass
     return words
+
+
+def check_process(number):
+    """Check that a process lives.
+
+    Raises:
+        ProcessLookupError: It does not.
+        PermissionError: It is another user's.
+    """
+    if os.name != "nt":
+        os.kill(number, 0)
+        return
+    import psutil  # on Windows signal 0 is Ctrl-C
+
+    if not psutil.pid_exists(number):
+        raise ProcessLookupError(number)
 
 
 def lock(fpath):

@@ -11,7 +11,6 @@ from PIL import Image
 from scripts import __main__ as command
 
 ROOT = Path(__file__).parents[2]
-SOTGLP = [sys.executable, str(ROOT / "scripts" / "__main__.py")]  # what pip installs as `sotglp` starts this file
 
 
 @pytest.fixture(autouse=True)
@@ -39,19 +38,29 @@ def test_pip_installs_the_command():
     assert point.value == "sotglp_scripts.__main__:main" and command.main.__name__ == point.attr
 
 
-def test_a_run_is_trained_and_used_in_another_folder(tmp_path):
+def test_a_run_is_trained_in_another_folder(tmp_path, monkeypatch, capsys):
     for name, colour in {"red": (200, 30, 30), "blue": (30, 30, 200)}.items():
         (tmp_path / "pictures" / name).mkdir(parents=True)
         for i in range(4):
             Image.new("RGB", (70, 70), (*colour[:2], colour[2] + i)).save(tmp_path / "pictures" / name / f"{i}.png")
+    monkeypatch.chdir(tmp_path)
     files = ["--dataset-config-file", "configs/datasets/image_folder.yaml", "--backbone", "small"]
     words = ["train", "--trainer", "ZeroshotCLIP", "--eval-only", "--root", "pictures", "--output-dir", "out", *files]
-    done = subprocess.run([*SOTGLP, *words], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert command.main(words) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"pictures", "out"}
     assert "NAME: small" in (tmp_path / "out" / "config.yaml").read_text()
-    again = subprocess.run([*SOTGLP, *words, "--config-file", "no.yaml"], cwd=tmp_path, capture_output=True, text=True)
-    assert again.returncode == 2 and again.stderr == "error: no config file at no.yaml\n"
+    capsys.readouterr()
+    assert command.main([*words, "--config-file", "no.yaml"]) == 2
+    assert capsys.readouterr().err == "error: no config file at no.yaml\n"
+
+
+def test_the_program_starts_in_another_folder(tmp_path):
+    program = [sys.executable, str(ROOT / "scripts" / "__main__.py")]  # what pip installs as `sotglp` starts this file
+    words = ["run", "SOT-GLP, with projection", "no_such_set", "16"]
+    done = subprocess.run([*program, *words], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith(
+        "error: unknown data set no_such_set: take one of: caltech101"
+    )
 
 
 def test_names_of_trainers_and_data_sets_are_listed(capsys):
