@@ -21,7 +21,7 @@ COMMANDS = {
     "train": "train",
     **{name: f"scripts.{name}" for name in ("run", "compare", "transfer", "ood_detection")},
     **{name: f"scripts.{name}" for name in ("predict", "visualize", "report", "export", "ood", "localize")},
-    **{name: f"scripts.{name}" for name in ("table", "plots", "archive")},
+    **{name: f"scripts.{name}" for name in ("table", "plots", "overview", "archive", "encode")},
     **{"check": "datasets.check", "prepare": "datasets.prepare", "doctor": "dassl.doctor"},
 }
 

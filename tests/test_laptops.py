@@ -23,9 +23,7 @@ memory = types.SimpleNamespace(peak_wset=2**30, available=2**32)
 psutil = types.ModuleType("psutil")
 psutil.Process, psutil.virtual_memory = lambda: types.SimpleNamespace(memory_info=lambda: memory), lambda: memory
 sys.modules.update(fcntl=None, resource=None, msvcrt=msvcrt, psutil=psutil)
-for name in ("posix_fallocate", "sched_getaffinity"):
-    delattr(os, name)
-del signal.SIGHUP
+del os.sched_getaffinity, signal.SIGHUP
 read = builtins.open
 def no_proc(path, *arguments, **options):
     if str(path).startswith("/proc"):
