@@ -3,7 +3,10 @@
 The configuration is merged in this order: defaults, the keys of trainers and data sets, the data set's file, the
 config files in their order, flags, KEY VALUE pairs. Later values win.
 
-The same command continues a run that was stopped.
+The same command continues a run that was stopped. --list prints all trainers and data sets. Example, with the data set
+and the CLIP of this repository:
+
+python train.py --trainer CoOp --backbone small --root data DATASET.NAME FashionMNIST DATASET.NUM_SHOTS 4
 
 Exit code: 0 done, 2 a mistake of the user, 130 interrupted, 143 terminated, 1 something failed, or a reproduction gave
 other results.
@@ -17,9 +20,21 @@ import time
 from collections import Counter
 from contextlib import nullcontext
 from datetime import datetime, timezone
+from pathlib import Path
+
+from tabulate import tabulate
 
 from dassl import reproduce
-from dassl.config import check_same_run, compose, config_hash, has_checkpoint
+from dassl.config import (
+    check_same_run,
+    compose,
+    config_hash,
+    flatten,
+    get_cfg_default,
+    has_checkpoint,
+    read_flat,
+)
+from dassl.plugins import load_plugins
 from dassl.utils import (
     Parser,
     UserError,
@@ -44,6 +59,7 @@ from dassl.utils import (
     write_json,
 )
 
+CONFIGS = Path(__file__).parent / "configs"
 FLAG_KEYS = {
     "root": "DATASET.ROOT",
     "output_dir": "OUTPUT_DIR",
@@ -59,14 +75,21 @@ FLAG_KEYS = {
 
 
 def parse_args(argv):
-    parser = Parser(__doc__)
-    parser.add_argument("--root", help="folder of the data sets")
-    parser.add_argument("--output-dir", help="folder of the results; a stopped run in it continues")
-    parser.add_argument("--resume", help="folder of a stopped run to continue in --output-dir")
-    parser.add_argument("--seed", type=int, help="seed of all random choices; 0 or more makes the run repeatable")
-    parser.add_argument("--source-domains", nargs="+", help="domains to train on, if the data set has domains")
-    parser.add_argument("--target-domains", nargs="+", help="domains to test on, if the data set has domains")
-    parser.add_argument("--transforms", nargs="+", help="image transforms in training")
+    parser, defaults = Parser(__doc__), flatten(get_cfg_default())
+
+    def add(name, text, **options):
+        """Add the flag of a key."""
+        key = FLAG_KEYS[name]
+        default = defaults[key] if defaults[key] not in ("", ()) else "none"
+        parser.add_argument(f"--{name.replace('_', '-')}", help=f"{text} ({key}; by default {default})", **options)
+
+    add("root", "folder of the data sets")
+    add("output_dir", "folder of the results; a stopped run in it continues")
+    add("resume", "folder of a stopped run to continue in --output-dir")
+    add("seed", "seed of all random choices; 0 or more makes the run repeatable", type=int)
+    add("source_domains", "domains to train on, if the data set has domains", nargs="+")
+    add("target_domains", "domains to test on, if the data set has domains", nargs="+")
+    add("transforms", "image transforms in training", nargs="+")
     parser.add_argument("--config-file", action="append", default=[], help="file of settings; may be repeated")
     parser.add_argument("--dataset-config-file", help="file of the data set's settings")
     parser.add_argument(
@@ -74,9 +97,10 @@ def parse_args(argv):
         action="store_true",
         help="accept keys TRAINER.<NODE>.<KEY> that no trainer declares",
     )
-    parser.add_argument("--trainer", help="name of the trainer")
-    parser.add_argument("--backbone", help="name of the backbone")
-    parser.add_argument("--head", help="name of the head")
+    add("trainer", "name of the trainer")
+    add("backbone", "name of the backbone, or of its file in configs/backbones, which is merged then")
+    add("head", "name of the head")
+    parser.add_argument("--list", action="store_true", help="print all trainers and data sets, and stop")
     parser.add_argument("--eval-only", action="store_true", help="evaluate without training")
     parser.add_argument("--model-dir", default="", help="folder of the run whose weights --eval-only loads")
     parser.add_argument(
@@ -94,9 +118,31 @@ def parse_args(argv):
 def setup_cfg(args):
     """Return the frozen configuration that the arguments give."""
     flags = {key: getattr(args, name) for name, key in FLAG_KEYS.items()}
+    files = [args.dataset_config_file, *args.config_file]
+    of_backbone = CONFIGS / "backbones" / f"{args.backbone}.yaml"
+    if of_backbone.is_file():
+        files.append(of_backbone)
+        del flags["MODEL.BACKBONE.NAME"]
     values = {key: repr(value) for key, value in flags.items() if value not in (None, "")}
     values |= dict(zip(args.opts[::2], args.opts[1::2], strict=True))
-    return compose(filter(None, [args.dataset_config_file, *args.config_file]), values, args.allow_new_keys)
+    return compose(filter(None, files), values, args.allow_new_keys)
+
+
+def print_names():
+    """Print the names of all trainers and data sets, with their files in configs/."""
+    from dassl.data.datasets import DATASET_REGISTRY  # here, because they import torch
+    from dassl.engine import TRAINER_REGISTRY
+
+    load_plugins()
+    of_trainer = {path.parent.name: path for path in CONFIGS.glob("trainers/*/default.yaml")}
+    of_dataset = {read_flat(path)["DATASET.NAME"]: path for path in CONFIGS.glob("datasets/*.yaml")}
+    for title, registry, files in (
+        ("trainer (--trainer)", TRAINER_REGISTRY, of_trainer),
+        ("data set (DATASET.NAME)", DATASET_REGISTRY, of_dataset),
+    ):
+        paths = {name: path.relative_to(CONFIGS.parent).as_posix() for name, path in files.items()}
+        rows = [(name, paths.get(name, "")) for name in sorted(registry.registered_names())]
+        print(tabulate(rows, [title, "file of settings"]), end="\n\n")
 
 
 def prepare(args, cfg):
@@ -159,7 +205,7 @@ def run(args, cfg, trainer, words, started):
         "learned_parameters": learned,
         "epochs": args.load_epoch if args.eval_only else cfg.OPTIM.MAX_EPOCH,
         "machine": machine(),
-        "device": torch.cuda.get_device_name() if trainer.device.type == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name() if trainer.device.type == "cuda" else trainer.device.type,
         "threads": torch.get_num_threads(),
         "versions": package_versions(),
         "git": git_state(osp.dirname(osp.abspath(__file__))),
@@ -194,6 +240,23 @@ def span(started):
     return {"started": datetime.fromtimestamp(started, timezone.utc), "ended": now}
 
 
+def carry_out(args, cfg, words, started):
+    """Prepare a run and carry it out, in its own folder, until a signal interrupts it; arguments as of `run`.
+
+    Raises:
+        UserError: The user made a mistake, or the disk is full.
+        KeyboardInterrupt: A signal stopped the run.
+    """
+    with process_group(), owned(cfg.OUTPUT_DIR):
+        with user_input():
+            trainer = prepare(args, cfg)
+        if not args.no_train:
+            # Several processes end together, at the points where they exchange their signals.
+            together = uninterrupted() if world_size() > 1 else nullcontext()
+            with user_input((FloatingPointError, OSError)), together:
+                run(args, cfg, trainer, words, started)
+
+
 @command
 def main(argv=None):
     """Run train.py and return its exit code, which --help explains."""
@@ -203,19 +266,15 @@ def main(argv=None):
         with signals_interrupt():
             with user_input():
                 args = parse_args(words)
+                if args.list:
+                    print_names()
+                    return 0
                 if reproduced := args.reproduce:
                     words = [*reproduce.arguments_of(reproduced), *args.opts]
                     args = parse_args(words)
                     reproduce.set_threads(reproduced)
                 cfg = setup_cfg(args)
-            with process_group(), owned(cfg.OUTPUT_DIR):
-                with user_input():
-                    trainer = prepare(args, cfg)
-                if not args.no_train:
-                    # Several processes end together, at the points where they exchange their signals.
-                    together = uninterrupted() if world_size() > 1 else nullcontext()
-                    with user_input((FloatingPointError, OSError)), together:
-                        run(args, cfg, trainer, words, started)
+            carry_out(args, cfg, words, started)
     except KeyboardInterrupt as error:
         saved = cfg is not None and has_checkpoint(cfg.OUTPUT_DIR)
         then = "continues from the last checkpoint" if saved else "starts anew, there is no checkpoint yet"

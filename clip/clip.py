@@ -12,6 +12,7 @@ from torchvision import transforms as T
 import sotglp
 from sotglp.backbones import OPENAI, SMALL
 from sotglp.checkpoints import read_state
+from sotglp.hub import announce
 from sotglp.interface import PIXEL_MEAN, PIXEL_STD
 
 from .model import build_model
@@ -54,10 +55,12 @@ def _download(url, root=None):
     root = osp.expanduser(root or "~/.cache/clip")
     if osp.isfile(url):
         return _as_torch_file(url, root) if url.endswith(".safetensors") else url
+    file = url.rsplit("/", 1)[-1]
     try:
+        if not osp.isfile(osp.join(root, file)):
+            announce([url], file)
         return download_pretrained_from_url(url, cache_dir=root)
     except (OSError, RuntimeError) as error:
-        file = url.rsplit("/", 1)[-1]
         raise FileNotFoundError(
             f"{file} is not on this machine and cannot be downloaded: put it into {root}"
         ) from error

@@ -9,6 +9,8 @@ OPENMP = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}
 if not OPENMP.keys() & os.environ.keys():
     os.environ.update(OPENMP)
 
+os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # what Apple's GPUs lack is computed on the CPU
+
 # Trainers of the CoOp family wrap their model in DataParallel if they see several GPUs. That is slower than one GPU
 # and breaks many of them. So they see one GPU, unless the user chooses others; each process of torchrun sees its own.
 # CUDA reads this when it is first used.

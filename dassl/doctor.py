@@ -25,7 +25,8 @@ def describe_device():
 
     count = torch.cuda.device_count()
     if not count:
-        return f"CPU, {torch.get_num_threads()} threads"
+        apple = "Apple's GPU (MPS), " if torch.backends.mps.is_available() else ""
+        return f"{apple}CPU, {torch.get_num_threads()} threads"
     memory = torch.cuda.get_device_properties(0).total_memory / 2**30
     return f"{count} x {torch.cuda.get_device_name(0)}, {memory:.0f} GiB"
 

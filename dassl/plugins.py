@@ -43,6 +43,19 @@ def load_plugins(leave_out=()):
     return skipped
 
 
+def load_entry(group, name):
+    """Return the object of an entry point, from the package of its name beside `dassl` if there is one.
+
+    Raises:
+        ImportError: No installed package declares it, or another package of its name is imported already.
+    """
+    found = list(importlib.metadata.entry_points(group=group, name=name))
+    if not found:
+        raise ImportError(f"no installed package offers {group}.{name}: install the checkout again, pip install -e .")
+    prefer_neighbour(found[0].module.split(".")[0])
+    return found[0].load()
+
+
 def prefer_neighbour(package):
     """Import the package of this name from the folder that holds `dassl`, if it is there.
 

@@ -2,9 +2,10 @@
 
 import os.path as osp
 from collections import Counter
+from itertools import count as count_from
 
 from dassl.data.datasets import DATASET_REGISTRY, Datum
-from dassl.utils import UserError
+from dassl.utils import UserError, note
 from datasets.files import (
     SPLIT_WORDS,
     LeftOut,
@@ -15,11 +16,12 @@ from datasets.files import (
     subfolders,
     without_links,
 )
-from datasets.reading import SPLITS, Reader, read_lines, split_by_class
+from datasets.reading import SPLITS, Reader, read_lines, sizes_of_parts, split_by_class
 from datasets.tables import find_table, read_table
 
 SHARES = (0.5, 0.2)  # of training and validation, where the user has not split
 NAMES = "classnames.txt"
+CLASSES = 5  # whose numbers of images are said
 
 
 class OwnReader(Reader):
@@ -45,13 +47,15 @@ class OwnReader(Reader):
     def __init__(self, cfg):
         left_out = LeftOut()
         splits = self.read(self.folder(cfg), left_out)
-        if len(splits) == 1:  # not split by the user
+        is_split = len(splits) > 1
+        if not is_split:
             splits = split_by_class(*without_links({"the data": splits[0]}, left_out), SHARES)
         else:
             splits = without_links(dict(zip(SPLITS, splits, strict=True)), left_out)
         if left_out := str(left_out):
             self.say(left_out)
         super().__init__(cfg, *splits)
+        self.say_split(cfg.DATASET.NUM_SHOTS, splits[0], is_split)
         self.say_what_tests_lack(splits)
 
     def read(self, folder, left_out):
@@ -62,6 +66,25 @@ class OwnReader(Reader):
             left_out: A LeftOut, to which is added what is there and not read.
         """
         raise NotImplementedError
+
+    def say_split(self, shots, train, is_split):
+        """Say how many images of each class are used for what, and what the shots need if a class has too few.
+
+        Args:
+            shots: DATASET.NUM_SHOTS.
+            train: The list of training Datum, before few-shot draws.
+            is_split: Whether the user has split the images.
+        """
+        counts = [Counter(item.classname for item in items or ()) for items in (self.train_x, self.val, self.test)]
+        lines = [
+            f"class {name}: {', '.join(f'{count[name]} {split}' for count, split in zip(counts, SPLITS, strict=True))}"
+            for name in counts[0]
+        ]
+        note("; ".join(lines[:CLASSES]) + (f"; and {len(lines) - CLASSES} classes more" if lines[CLASSES:] else ""))
+        if min(Counter(item.label for item in train).values()) < shots:
+            need = next(n for n in count_from(shots) if is_split or sizes_of_parts(n, SHARES)[0] >= shots)
+            why = "in train/" if is_split else f"of which {SHARES[0]:.0%} are for training"
+            note(f"{shots} shots need {need} images of each class, {why}")
 
     def say_what_tests_lack(self, splits):
         """Say which classes are not tested, and which tested images were trained on.

@@ -4,10 +4,13 @@ torchvision downloads what it can; the command then moves the files into place a
 Exit code: 0 done, 2 a user's mistake or a failed download, 130 interrupted.
 """
 
+import contextlib
+import math
 import os
 import os.path as osp
 import sys
 import tempfile
+import urllib.request
 
 from dassl.utils import Parser, UserError, check_availability, command, copy_file, user_input
 
@@ -28,6 +31,7 @@ DOWNLOADS = {
     "DescribableTextures": ("DTD", {"dtd/dtd/images": "dtd/images", "dtd/dtd/labels": "dtd/labels"}),
     "EuroSAT": ("EuroSAT", {"eurosat/2750": "eurosat/2750"}),
 }
+SPEED = 50  # Mbit/s, for the time that a download is said to take
 # More files, which only DATASET.MAKE_SPLIT reads.
 FOR_MAKE_SPLIT = {
     "OxfordFlowers": "cat_to_name.json, https://drive.google.com/file/d/1AkcxCXeK_RCGCEC_GvmWxjcjaNhu-at0",
@@ -72,7 +76,7 @@ def download(name, root):
 
     source, moves = DOWNLOADS[name]
     os.makedirs(root, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root, prefix=f".{name}-") as temporary:
+    with tempfile.TemporaryDirectory(dir=root, prefix=f".{name}-") as temporary, announced():
         try:
             getattr(torchvision_datasets, source)(temporary, download=True)
         except (OSError, RuntimeError, ImportError, ValueError) as error:
@@ -90,6 +94,26 @@ def download(name, root):
             if not osp.exists(target):
                 os.makedirs(osp.dirname(target), exist_ok=True)
                 os.rename(osp.join(temporary, made), target)
+
+
+@contextlib.contextmanager
+def announced():
+    """Say size and time of each file that the block downloads through urllib, as torchvision does, before it starts."""
+    urlopen = urllib.request.urlopen
+
+    def open_and_say(request, *args, **options):
+        response = urlopen(request, *args, **options)
+        size = response.headers.get("Content-Length")
+        if size and (isinstance(request, str) or request.get_method() == "GET"):
+            minutes = math.ceil(int(size) * 8 / 1e6 / SPEED / 60)
+            print(f"{osp.basename(response.url)}: {int(size) / 1e6:,.0f} MB, {minutes} min at {SPEED} Mbit/s")
+        return response
+
+    urllib.request.urlopen = open_and_say
+    try:
+        yield
+    finally:
+        urllib.request.urlopen = urlopen
 
 
 def prepare(name, root):

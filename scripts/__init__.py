@@ -1,1 +1,1 @@
-"""What people run: python -m scripts.NAME, or the shell scripts beside it."""
+"""What people run: sotglp NAME, python -m scripts.NAME, or the shell scripts beside it."""

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import yaml
 
+from dassl.config import find_file
 from dassl.utils import UserError
 
-CONFIGS = Path("configs")
+CONFIGS = Path(__file__).parents[1] / "configs"
 METHODS = CONFIGS / "comparisons" / "methods.yaml"
 ALL_SHOTS = -1  # all training images, as DATASET.NUM_SHOTS says it
 PROTOCOLS = ("published", "strict")  # as the key PROTOCOL says it
@@ -76,7 +77,7 @@ def read_yaml(path):
         UserError: The file cannot be read, or holds no mapping.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.safe_load(Path(find_file(path)).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"cannot read {path}: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):

@@ -5,7 +5,7 @@ The method itself is in `trainers/sotglp.py`. Only `sotglp.toolbox` imports the 
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sotglp.backbones import load_clip
 from sotglp.clip import CLIP
@@ -40,6 +40,7 @@ __all__ = [
     "context_from_text",
     "draw_prompts",
     "energy",
+    "fit",
     "gl_mcm",
     "kept_prompts",
     "l_mcm",
@@ -57,8 +58,28 @@ __all__ = [
 ]
 
 
+def fit(folder: str | Path, shots: int | str = 16, method: str = "SOTGLP", **settings: Any) -> "Predictor":
+    """Train on a folder of images and return the predictor of the run (``scripts.fit.fit``, of which the rest is told).
+
+    Args:
+        folder: of images, with a folder for each class, or with a CSV file.
+        shots: training images of each class, or "all".
+        method: a trainer, or a name of the list of methods.
+        settings: backbone, seed, output, options.
+
+    Raises:
+        ImportError: this process has imported another package called `dassl`.
+        ValueError: a mistake in the images or the settings.
+    """
+    from sotglp.toolbox import offered
+
+    return offered("fit")(folder, shots, method, **settings)
+
+
 def load(run: str | Path, classnames: Sequence[str] | None = None) -> "Predictor":
     """Return the predictor of a trained run, in any working directory (``sotglp.toolbox.loading.load``).
+
+    It has ``predict``, ``predict_proba`` and ``classes_``, as classifiers of scikit-learn.
 
     Args:
         run: the run's folder.

@@ -4,7 +4,6 @@ Letters: b images of a batch, P patches, W width of the image tower.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import importlib.metadata
 import os
@@ -18,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -372,6 +372,5 @@ def seeded(seed: int) -> Iterator[None]:
 def locked(folder: Path) -> Iterator[None]:
     """Create a folder, and let one process at a time into the block; if that process dies, the next one enters."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with FileLock(folder / "lock"):
         yield

@@ -3,13 +3,17 @@
 Import this module only where it is used: open_clip imports torchvision and timm, which take seconds.
 """
 
+import math
+import sys
+import urllib.error
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
-from huggingface_hub import try_to_load_from_cache
+from huggingface_hub import hf_hub_url, try_to_load_from_cache
 from open_clip.convert import convert_state_dict
 from open_clip.model import convert_to_custom_text_state_dict
 from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
@@ -27,6 +31,10 @@ PLAIN = {
     "vision_cfg": {"image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio"},
     "text_cfg": {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"},
 }
+
+
+OPENAI_CACHE = Path("~/.cache/clip")
+SPEED = 50  # Mbit/s, for the time that a download is said to take
 
 
 def is_plain(architecture: str) -> bool:
@@ -108,6 +116,8 @@ def tokenizer_of(architecture: str, name: str) -> Tokenizer | None:
     if not source:
         return None
     try:
+        if not isinstance(try_to_load_from_cache(source, "tokenizer_config.json"), str):
+            announce([hf_hub_url(source, "tokenizer.json")], f"the tokenizer of {name}")
         return of_hugging_face(open_clip.get_tokenizer(architecture))
     except ImportError as error:
         raise ValueError(f"the tokenizer of {name} needs packages: pip install transformers sentencepiece") from error
@@ -121,8 +131,12 @@ def tokenizer_of(architecture: str, name: str) -> Tokenizer | None:
 def is_cached(architecture: str, tag: str) -> bool:
     """Return whether the weights are on this machine."""
     source = get_pretrained_cfg(architecture, tag)
-    folder = Path("~/.cache/clip").expanduser()
-    return bool(cached_from_hub(source)) or (folder / source["url"].rsplit("/", 1)[-1]).is_file()
+    return bool(cached_from_hub(source)) or in_cache(source["url"])
+
+
+def in_cache(url: str) -> bool:
+    """Return whether the file of an address is in the folder that open_clip downloads it to."""
+    return bool(url) and (OPENAI_CACHE.expanduser() / url.rsplit("/", 1)[-1]).is_file()
 
 
 def cached_from_hub(source: Mapping[str, Any]) -> str | None:
@@ -131,12 +145,40 @@ def cached_from_hub(source: Mapping[str, Any]) -> str | None:
     Args:
         source: open_clip's entry of the weights.
     """
-    hub, _, file = source.get("hf_hub", "").rpartition("/")
-    for candidate in [file] if file else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]:
-        cached = try_to_load_from_cache(hub, candidate) if hub else None
+    for hub, file in files_on_hub(source):
+        cached = try_to_load_from_cache(hub, file)
         if isinstance(cached, str):
             return cached
     return None
+
+
+def files_on_hub(source: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return pairs of a repository of the Hugging Face hub and a file in it; the first that exists is taken."""
+    hub, _, file = source.get("hf_hub", "").rpartition("/")
+    files = [file] if file else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+    return [(hub, file) for file in files] if hub else []
+
+
+def announce(urls: list[str], name: str) -> None:
+    """Say on stderr how large a download is, and how long it takes, before it starts.
+
+    Args:
+        urls: addresses, the first of which that exists is taken.
+        name: of what is downloaded.
+
+    Raises:
+        OSError: there is no network.
+    """
+    for url in urls:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=10) as response:
+                size = int(response.headers["Content-Length"])
+        except (urllib.error.HTTPError, TypeError):  # no such file, or of unknown size
+            continue
+        minutes = math.ceil(size * 8 / 1e6 / SPEED / 60)
+        print(f"downloading {name}: {size / 1e6:,.0f} MB, {minutes} min at {SPEED} Mbit/s", file=sys.stderr)
+        return
+    print(f"downloading {name}, of unknown size", file=sys.stderr)
 
 
 def fetch(source: Mapping[str, Any], name: str) -> str:
@@ -152,13 +194,16 @@ def fetch(source: Mapping[str, Any], name: str) -> str:
     cached = cached_from_hub(source)
     if cached:
         return cached
+    url, hub = source.get("url", ""), source.get("hf_hub", "").rpartition("/")[0]
     try:
+        if not in_cache(url):
+            announce([url] if url else [hf_hub_url(*file) for file in files_on_hub(source)], f"the weights of {name}")
         # OpenAI's own address first: without a network it fails at once, the hub only after many retries.
-        return download_pretrained(source, prefer_hf_hub=not source.get("url"))
+        return download_pretrained(source, prefer_hf_hub=not url)
     except (OSError, RuntimeError) as error:
-        url, hub = source.get("url", ""), source.get("hf_hub", "").rpartition("/")[0]
         where = f"put {url.rsplit('/', 1)[-1]} into ~/.cache/clip" if url else f"put {hub} into the Hugging Face cache"
         raise FileNotFoundError(
-            f"the weights of {name} are not on this machine and cannot be downloaded: {where}, "
-            "or give a file's path as the backbone (OpenAI's .pt or .safetensors)"
+            f"the weights of {name} are not on this machine and cannot be downloaded: take the CLIP of this repository "
+            f"(--backbone small; BACKBONE=small for scripts), {where}, or give a file's path as the backbone (OpenAI's "
+            ".pt or .safetensors)"
         ) from error

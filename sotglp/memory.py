@@ -1,6 +1,7 @@
 """How much memory a training step may take."""
 
 import ctypes
+import sys
 
 import torch
 
@@ -19,13 +20,18 @@ def free_memory(device: torch.device) -> int:
     """Return how many bytes are free on a device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    with open("/proc/meminfo", encoding="ascii") as file:
-        sizes = dict(line.split(":") for line in file)
-    return int(sizes["MemAvailable"].split()[0]) * 1024
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            sizes = dict(line.split(":") for line in file)
+        return int(sizes["MemAvailable"].split()[0]) * 1024
+    except FileNotFoundError:  # not Linux
+        import psutil
+
+        return psutil.virtual_memory().available
 
 
 def give_back() -> None:
     """Return freed memory to the system: glibc keeps it where small pieces in use lie between."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none
-    if trim:
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim:  # other C libraries have none
         trim(0)

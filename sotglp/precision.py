@@ -13,6 +13,8 @@ PRECISIONS = ("fp32", "amp", "fp16", "bf16")
 class MixedPrecision:
     """Autocast: bfloat16 for ``bf16``, float16 with loss scaling for ``amp`` and ``fp16`` on CUDA; else float32.
 
+    On MPS, all is float32.
+
     Parameters stay in float32 even with ``fp16``: half-precision parameters lose small updates. bfloat16 has float32's
     range, so its gradients need no scaling.
 
@@ -34,10 +36,11 @@ class MixedPrecision:
         self.device_type = torch.device(device).type
         self.skipped = 0
         self.dtype = torch.bfloat16 if name == "bf16" else torch.float16
-        self.enabled = name == "bf16" or (name != "fp32" and self.device_type == "cuda")
+        halves = {"cuda": PRECISIONS[1:], "mps": ()}.get(self.device_type, ("bf16",))
+        self.enabled = name in halves
         self.scaler = torch.amp.GradScaler(self.device_type, enabled=self.enabled and name != "bf16")
         if name != "fp32" and not self.enabled:
-            print(f"Precision {name} is for CUDA: on {self.device_type} the run computes in float32")
+            print(f"Precision {name} is not for {self.device_type}: the run computes in float32")
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device_type, self.dtype, enabled=self.enabled)

@@ -6,7 +6,7 @@ dimension.
 
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -264,10 +264,30 @@ def knows(clip: Backbone, word: str) -> bool:
     return clip.known_tokens is None or clip.known_tokens.issuperset(clip.tokenizer.encode(word))
 
 
+def other_forms(word: str) -> Iterator[str]:
+    """Yield other forms of an English word: in the singular, in the plural, its parts apart."""
+    for end, other in (("ies", "y"), ("ves", "f"), ("ves", "fe"), ("es", ""), ("s", "")):
+        if word.endswith(end):
+            yield word[: -len(end)] + other
+    yield from (f"{word}s", f"{word}es", f"{word.removesuffix('y')}ies", word.replace("-", " "), word.replace("-", ""))
+
+
+def is_word(clip: Backbone, text: str) -> bool:
+    """Return whether each part of a text is a piece of the vocabulary by itself; pieces of others may make any word."""
+    return all(len(clip.tokenizer.encode(part)) == 1 for part in text.replace("-", " ").split())
+
+
 def warn_of_unseen_words(clip: Backbone, names: Sequence[str]) -> None:
-    """Warn of words in class names that a CLIP with a compact vocabulary did not see in pretraining."""
+    """Warn of words in class names that a CLIP with a compact vocabulary did not see in pretraining.
+
+    Where it saw another form of a word, the warning names it.
+    """
     words = {word: None for name in names for word in name.split()}  # in order, each once
-    unseen = [word for word in words if not knows(clip, word)]
+    unseen = []
+    for word in words:
+        if not knows(clip, word):
+            known = next((form for form in other_forms(word) if is_word(clip, form) and knows(clip, form)), None)
+            unseen.append(word if known is None else f"{word} (it knows {known})")
     if unseen:
         warnings.warn(f"this CLIP never saw these words of the class names: {', '.join(unseen)}", stacklevel=1)
 

@@ -1,5 +1,6 @@
 """Texts as ids of a text tower's vocabulary."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -19,8 +20,10 @@ class Tokenizer(NamedTuple):
 @cache
 def bpe() -> Tokenizer:
     """Return CLIP's byte-pair encoding (BPE)."""
-    # Imported here, as open_clip imports torchvision and timm, which take seconds.
-    from open_clip.tokenizer import SimpleTokenizer
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress")  # tqdm's, in a notebook: its bars are not ours
+        # Imported here, as open_clip imports torchvision and timm, which take seconds.
+        from open_clip.tokenizer import SimpleTokenizer
 
     words = SimpleTokenizer()
     return Tokenizer(words.encode, words.decode, (words.sot_token_id,), (words.eot_token_id,), 0, len(words.encoder))

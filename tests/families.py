@@ -124,6 +124,7 @@ def small(monkeypatch, tmp_path):
         monkeypatch.setattr(open_clip, "get_model_config", lambda _: copy.deepcopy(config))
         words = Words(*TOKENIZERS[family]) if family in TOKENIZERS else None
         monkeypatch.setattr(open_clip, "get_tokenizer", lambda _: words)
+        monkeypatch.setattr(hub, "announce", lambda urls, name: None)
         monkeypatch.setattr(hub, "fetch", lambda source, name: str(tmp_path / "weights.pt"))
         quick = hub.get_pretrained_cfg(architecture, tag).get("quick_gelu", False)
         parts = {key: value for key, value in copy.deepcopy(config).items() if key != "custom_text"}

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 COMMANDS = (
-    *("scripts.run", "scripts.compare", "scripts.transfer", "scripts.ood_detection", "scripts.ood"),
+    *("scripts", "scripts.run", "scripts.compare", "scripts.transfer", "scripts.ood_detection", "scripts.ood"),
     "scripts.localize",
     *("train", "scripts.predict", "scripts.visualize", "scripts.report", "scripts.export"),
     *("scripts.table", "scripts.plots", "scripts.conformance", "dassl.doctor", "datasets.check", "datasets.prepare"),

@@ -234,4 +234,4 @@ def test_the_doctor_knows_the_flags_of_train_py(capsys):
     with pytest.raises(SystemExit):
         train.main(["--help"])
     flags = set(re.findall(r"^  (?:-h, )?(--[\w-]+)", capsys.readouterr().out, re.M))
-    assert flags == {*FLAGS, "--reproduce", "--allow-new-keys"}  # no other repository has these two
+    assert flags == {*FLAGS, "--reproduce", "--allow-new-keys", "--list"}  # no other repository has these

@@ -38,7 +38,8 @@ class Discriminant(nn.Module):
 
     def fit(self, images, labels):
         """Compute the classifier of normalised image features (n, D) and labels (n,)."""
-        images = images.double()
+        device = "cpu" if images.device.type == "mps" else images.device  # MPS has no float64
+        images, labels = images.to(device, torch.float64), labels.to(device)
         means = class_means(images, labels, len(self.bias))
         weight = means @ shrunk_precision(images - means[labels])
         self.weight.copy_(weight)

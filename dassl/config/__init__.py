@@ -10,9 +10,10 @@ from .compose import (
     read_config,
 )
 from .defaults import clean_cfg, get_cfg_default
-from .merge import flatten, merge_file, merge_pairs, read_flat
+from .merge import find_file, flatten, merge_file, merge_pairs, read_flat
 
 __all__ = [
     *("changed_settings", "check_ranges", "check_same_run", "check_values", "clean_cfg", "compose", "config_hash"),
-    *("flatten", "get_cfg_default", "has_checkpoint", "merge_file", "merge_pairs", "read_config", "read_flat"),
+    *("find_file", "flatten", "get_cfg_default", "has_checkpoint", "merge_file", "merge_pairs", "read_config"),
+    "read_flat",
 ]

@@ -7,7 +7,7 @@ _C.OUTPUT_DIR = "./output"  # results, logs and checkpoints; a run found there i
 _C.RESUME = ""  # folder of a run to continue instead of OUTPUT_DIR; without a checkpoint, the run starts anew
 _C.SEED = -1  # from 0: the run is repeatable; -1: it is random
 _C.PROTOCOL = "published"  # published, or strict: the run has no validation images, so nothing is chosen on any
-_C.USE_CUDA = True  # use a GPU if there is one
+_C.USE_CUDA = True  # use a GPU if there is one, by CUDA or Apple's (MPS)
 _C.VERBOSE = True  # print what is built
 
 _C.INPUT = CfgNode()

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
+from dassl.plugins import HOME
 from dassl.utils import UserError, similar_names
 
 BASE = "_BASE_"  # key of a YAML file whose value is the path of another one, which is merged first
@@ -82,6 +83,11 @@ def add_key(cfg: CfgNode, key: str, value: Any) -> None:
     cfg[leaf] = CfgNode._decode_cfg_value(value)
 
 
+def find_file(fpath: str | Path) -> str | Path:
+    """Return the path of a configuration file: configs/... is in the checkout if it is not in the current folder."""
+    return fpath if osp.exists(fpath) or not osp.isfile(osp.join(HOME, fpath)) else osp.join(HOME, fpath)
+
+
 def read_flat(fpath: str | Path, shots: float = math.inf) -> dict[str, Any]:
     """Return a YAML file as {"A.B.C": value}, merged over its `_BASE_` if it has one.
 
@@ -98,6 +104,7 @@ def read_flat(fpath: str | Path, shots: float = math.inf) -> dict[str, Any]:
 
 def read_tree(fpath: str | Path, shots: float, above: tuple[str, ...]) -> dict[str, Any]:
     """Return what `read_flat` does; `above` holds the real paths of the files whose base this one is."""
+    fpath = find_file(fpath)
     if osp.realpath(fpath) in above:
         raise UserError(f"{fpath} is its own {BASE}: give the path of another file")
     if not osp.isfile(fpath):

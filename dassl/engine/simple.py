@@ -36,8 +36,7 @@ class SimpleTrainer(TrainerBase):
     def __init__(self, cfg):
         super().__init__()
         self.check_cfg(cfg)
-        on_gpu = cfg.USE_CUDA and torch.cuda.is_available()
-        self.cfg, self.device, self.tested = cfg, torch.device("cuda" if on_gpu else "cpu"), []
+        self.cfg, self.device, self.tested = cfg, choose_device(cfg.USE_CUDA), []
         self.output_dir, self.max_epoch = cfg.OUTPUT_DIR, cfg.OPTIM.MAX_EPOCH
         self.build_data_loader()
         self.build_model()
@@ -201,6 +200,13 @@ class SimpleTrainer(TrainerBase):
     def parse_batch_test(self, batch):
         """Return a batch's images and labels on the device."""
         return batch["img"].to(self.device), batch["label"].to(self.device)
+
+
+def choose_device(use_gpu=True):
+    """Return the torch device of a run: a CUDA GPU, Apple's (MPS), or the CPU, the first that there is."""
+    if use_gpu and torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if use_gpu and torch.backends.mps.is_available() else "cpu")
 
 
 def format_seconds(seconds):

@@ -6,7 +6,7 @@ The names of `torchtools` are imported when they are first used, because it impo
 import importlib
 from typing import TYPE_CHECKING
 
-from .commands import Parser, UserError, command, note, user_input
+from .commands import Parser, UserError, command, note, one_line_warnings, user_input
 from .distributed import is_main, process_group, same_seed, wait_for_all, world_size
 from .files import (
     BEST,

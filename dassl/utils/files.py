@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import fcntl
 import hashlib
 import json
 import os
@@ -13,6 +12,13 @@ from pathlib import Path
 
 from .commands import UserError
 from .distributed import is_main
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    import msvcrt
+
+    fcntl = None
 
 BEST = "model-best.pth.tar"  # the checkpoint that was best on validation
 
@@ -54,7 +60,9 @@ def replacing(fpath, mode="w", **options):
 
 
 def sync_folder(folder):
-    """Write the names in a folder to the disk, so that they survive a power cut."""
+    """Write the names in a folder to the disk, so that they survive a power cut; Windows opens no folders."""
+    if os.name == "nt":
+        return
     handle = os.open(folder or ".", os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -136,12 +144,28 @@ def owner(folder):
         words = Path(folder, "lock").read_text(encoding="utf-8").strip()
         _, number, _, machine = words.split()
         if machine == socket.gethostname():
-            os.kill(int(number), 0)
+            check_process(int(number))
     except (FileNotFoundError, ProcessLookupError, ValueError):  # ValueError: it is just being written
         return None
     except PermissionError:  # another user's process
         pass
     return words
+
+
+def check_process(number):
+    """Check that a process lives.
+
+    Raises:
+        ProcessLookupError: It does not.
+        PermissionError: It is another user's.
+    """
+    if os.name != "nt":
+        os.kill(number, 0)
+        return
+    import psutil  # on Windows signal 0 is Ctrl-C
+
+    if not psutil.pid_exists(number):
+        raise ProcessLookupError(number)
 
 
 def lock(fpath):
@@ -155,7 +179,7 @@ def lock(fpath):
     while True:
         file = open(fpath, "a+", encoding="utf-8")
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_record(file)
         except OSError as error:
             with file:
                 file.seek(0)
@@ -171,3 +195,16 @@ def lock(fpath):
     file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     file.flush()
     return file
+
+
+def lock_record(file):
+    """Lock an open file.
+
+    Raises:
+        OSError: Another process holds the lock.
+    """
+    if fcntl:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    else:
+        file.seek(2**30)  # behind the name of the process, which others may then read
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)

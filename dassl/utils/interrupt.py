@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import threading
 import time
 
 from .distributed import world_size
@@ -40,6 +41,9 @@ def signals_interrupt():
         if not _State.put_off:
             raise Interrupted(number)
 
+    if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
+        yield
+        return
     before = {number: signal.signal(number, handle) for number in SIGNALS}
     try:
         yield

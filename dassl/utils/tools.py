@@ -9,8 +9,8 @@ import os
 import os.path as osp
 import platform
 import random
-import resource
 import subprocess
+import sys
 import warnings
 
 from .commands import UserError
@@ -144,8 +144,18 @@ def peak_memory(device):
     import torch
 
     gpu = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
-    process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
-    return {"process": round(process, 3), "gpu": gpu and round(gpu, 3)}
+    return {"process": round(most_bytes_of_process() / 2**30, 3), "gpu": gpu and round(gpu, 3)}
+
+
+def most_bytes_of_process():
+    """Return the most memory that this process has had at once, in bytes."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def collect_env_info():
@@ -159,7 +169,8 @@ def collect_env_info():
         "os": platform.platform(),
         "cpu": f"{platform.processor() or platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, "
         f"{torch.get_num_threads()} threads",
-        "gpu": ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())) or "none",
+        "gpu": ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        or ("mps" if torch.backends.mps.is_available() else "none"),
         "cuda": torch.version.cuda or "none",
         "cudnn": torch.backends.cudnn.version() or "none",
     }

@@ -7,6 +7,7 @@ A trainer uses the `dassl` on the path, so that it also works in other checkouts
 import importlib
 import sys
 from pathlib import Path
+from typing import Any
 
 HOME = Path(__file__).parents[2]
 
@@ -27,3 +28,15 @@ def use_own_dassl() -> None:
         raise ImportError(
             f"sotglp.load needs {own}, but this process has imported {folder}: call it in another process"
         )
+
+
+def offered(name: str) -> Any:
+    """Return what a floor above the library offers under a name, by the entry-point group `sotglp` of setup.py.
+
+    Raises:
+        ImportError: this process has imported another `dassl`, or the checkout is not installed.
+    """
+    use_own_dassl()
+    from dassl.plugins import load_entry
+
+    return load_entry("sotglp", name)

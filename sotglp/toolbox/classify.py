@@ -4,6 +4,7 @@ Needs only numpy, pillow and onnxruntime. Beside this file lie model.onnx, which
 images.py, which reads images.
 """
 
+import argparse
 import importlib
 import json
 import sys
@@ -62,12 +63,25 @@ class Model:
         return dict(zip(names, self.session.run(names, {"images": pixels}), strict=True))
 
 
-if __name__ == "__main__":
-    model = Model()
-    for path in sys.argv[1:]:
-        result = model([path])
+def main() -> int:
+    """Classify the images of the command line, and return the exit code: 1 if an image cannot be read."""
+    parser = argparse.ArgumentParser(description="Print the class of each image. Exit code: 1 an image is unreadable.")
+    parser.add_argument("images", nargs="+", help="path of an image")
+    paths, model, code = parser.parse_args().images, Model(), 0
+    for path in paths:
+        try:
+            result = model([path])
+        except Exception as error:  # Pillow's plugins raise many types for a damaged file
+            print(f"error: cannot read image {path}: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
+            code = 1
+            continue
         label = result["combined"][0].argmax()
         probability, score = result["combined"][0, label], result["ood"][0]
         text = f"{model.facts['classnames'][label]} {probability:.1%}, {model.facts['ood_score']} {score:.4f}"
         threshold = model.facts["ood_threshold"]
         print(f"{path}: {text}{', OOD' if threshold is not None and score > threshold else ''}")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

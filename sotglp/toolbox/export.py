@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from dassl.data.data_manager import reading
-from dassl.utils import UserError, images
+from dassl.utils import UserError, images, replacing
 from sotglp import transport
 from sotglp.prompts import Prompts
 from sotglp.toolbox.loading import load
@@ -117,7 +117,8 @@ def export(run: str | Path, out: str | Path, score: str | None = None) -> float:
     program = to_onnx(path, (noise.to(trainer.device),), [name.rstrip("_") for name in outputs], ["images"])
     program.model.metadata_props.update(metadata)
     program.save(str(out / MODEL), external_data=False)
-    save_file(head(trainer), str(out / HEAD), metadata)
+    with replacing(out / HEAD, "wb") as file:
+        file.write(save(head(trainer), metadata))  # its save_file hides the file from others
     for source in (Path(__file__).parent / "classify.py", images.__file__):
         shutil.copy(source, out)
     session = onnxruntime.InferenceSession(str(out / MODEL), providers=["CPUExecutionProvider"])

@@ -13,7 +13,7 @@ from yacs.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY
 from dassl.finished import FinishedRun
 from dassl.plugins import load_plugins
-from dassl.utils import UserError, load_checkpoint, load_pretrained_weights
+from dassl.utils import UserError, load_checkpoint, load_pretrained_weights, one_line_warnings
 from sotglp.toolbox.predictor import Predictor
 from sotglp.toolbox.trainer import CLIPTrainer
 
@@ -37,6 +37,7 @@ def check_kind(run: FinishedRun) -> type[CLIPTrainer]:
     return ours[name]
 
 
+@one_line_warnings()
 def load(run: str | Path, classnames: Sequence[str] | None = None) -> Predictor:
     """Return the Predictor of a run. The folder may have been moved, and the data set may be missing.
 

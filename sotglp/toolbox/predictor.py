@@ -8,7 +8,7 @@ import io
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from dassl.plugins import load_plugins
 from dassl.utils import (
     UserError,
     check_availability,
+    one_line_warnings,
     read_image,
     read_json,
     write_json,
@@ -39,17 +40,42 @@ PREFERRED = ("GL-MCM", "MCM", "L-MCM")  # OOD scores; the first that a method ha
 OneImage = str | Path | Image.Image | np.ndarray | torch.Tensor
 
 
-class Predictions(NamedTuple):
-    """Predictions of n images, on the CPU; None for what a method does not have."""
+class Predictions(np.ndarray):
+    """The names (n,) of the predicted classes of n images, an array as scikit-learn's classifiers return.
 
-    names: list[str]  # n names of the predicted classes
-    combined: torch.Tensor  # (n, C) probabilities of the classes, in the order of Predictor.classnames
-    global_: torch.Tensor | None  # (n, C) those of the global branch alone
-    local: torch.Tensor | None  # (n, C) those of the local branch alone
-    ood: torch.Tensor  # (n,) the larger, the more out-of-distribution
-    is_ood: torch.Tensor | None  # (n,) whether ``ood`` is above the threshold, if there is one
-    support: torch.Tensor | None  # (n, K) patches of the predicted class's support, on request
-    plan: torch.Tensor | None  # (n, K, N) share of each of them that each local prompt takes, on request
+    Its attributes are on the CPU, and None for what a method does not have. Parts of the array are names alone.
+
+    Attributes:
+        names: the names as a list.
+        combined: (n, C) probabilities of the classes, in the order of Predictor.classnames.
+        global_: (n, C) those of the global branch alone.
+        local: (n, C) those of the local branch alone.
+        ood: (n,) the larger, the more out-of-distribution.
+        is_ood: (n,) whether ``ood`` is above the threshold, if there is one.
+        support: (n, K) patches of the predicted class's support, on request.
+        plan: (n, K, N) share of each of them that each local prompt takes, on request.
+    """
+
+    names: list[str]
+    combined: torch.Tensor
+    global_: torch.Tensor | None
+    local: torch.Tensor | None
+    ood: torch.Tensor
+    is_ood: torch.Tensor | None
+    support: torch.Tensor | None
+    plan: torch.Tensor | None
+
+    def __new__(cls, names: list[str], **columns: torch.Tensor | None) -> "Predictions":
+        predictions = np.array(names).view(cls)
+        vars(predictions).update(names=names, **columns)
+        return predictions
+
+
+def joined(parts: list[Predictions]) -> Predictions:
+    """Return the predictions of several batches as one."""
+    columns = {name: [vars(part)[name] for part in parts] for name in vars(parts[0])}
+    names = [name for names in columns.pop("names") for name in names]
+    return Predictions(names, **{key: None if v[0] is None else torch.cat(v) for key, v in columns.items()})
 
 
 class Predictor:
@@ -84,6 +110,12 @@ class Predictor:
         self.score = next(name for name in PREFERRED if name in scores)
         self.thresholds = self.read_thresholds()
 
+    @property
+    def classes_(self) -> np.ndarray:
+        """The C names as an array, as scikit-learn's classifiers have them."""
+        return np.array(self.classnames)
+
+    @one_line_warnings()
     def predict(
         self, images: OneImage | Iterable[Any], score: str | None = None, support: bool = False, quiet: bool = True
     ) -> Predictions:
@@ -102,9 +134,11 @@ class Predictor:
         parts = [self.predict_batch(batch, score, support) for batch in tqdm(self.batches(images), disable=quiet)]
         if not parts:
             raise UserError("there are no images to predict")
-        _, *columns = zip(*parts, strict=True)
-        joined: list[Any] = [None if column[0] is None else torch.cat(column) for column in columns]
-        return Predictions([name for part in parts for name in part.names], *joined)
+        return joined(parts)
+
+    def predict_proba(self, images: OneImage | Iterable[Any]) -> np.ndarray:
+        """Return the probabilities (n, C) of ``classes_``; images as in ``predict``."""
+        return self.predict(images).combined.numpy()
 
     @torch.no_grad()
     def predict_batch(self, pixels: torch.Tensor, score: str | None = None, support: bool = False) -> Predictions:
@@ -119,13 +153,13 @@ class Predictor:
         kept, plan = of_class(match, labels) if support else (None, None)
         return Predictions(
             [self.classnames[label] for label in labels.tolist()],
-            probabilities["combined"],
-            probabilities.get("global"),
-            probabilities.get("local"),
-            ood,
-            None if threshold is None else ood > threshold,
-            kept,
-            plan,
+            combined=probabilities["combined"],
+            global_=probabilities.get("global"),
+            local=probabilities.get("local"),
+            ood=ood,
+            is_ood=None if threshold is None else ood > threshold,
+            support=kept,
+            plan=plan,
         )
 
     def features_and_match(self, pixels: torch.Tensor) -> tuple[ImageFeatures, Matched]:
@@ -186,6 +220,7 @@ class Predictor:
         self.remarks.update(remarks)
         return rgb
 
+    @one_line_warnings()
     @torch.no_grad()
     def calibrate(self, root: str | None = None, score: str | None = None) -> "Predictor":
         """Set the OOD thresholds by the run's validation images, and keep them in the run's folder.

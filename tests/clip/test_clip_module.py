@@ -110,7 +110,7 @@ def test_weights_files_and_unknown_names(vit, tmp_path, home, monkeypatch):
     def unreachable(*args, **kwargs):
         raise OSError("no network")
 
-    monkeypatch.setattr(module, "download_pretrained_from_url", unreachable)
+    monkeypatch.setattr(module, "announce", unreachable)
     with pytest.raises(FileNotFoundError, match="ViT-B-16.pt is not on this machine"):
         clip.load("ViT-B/16")
 

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,15 @@ def test_prepare_leaves_what_is_there(tmp_path, monkeypatch):
     monkeypatch.setattr(torchvision.datasets, "OxfordIIITPet", downloader(tmp_path / "theirs"))
     assert prepare.main(["OxfordPets", "--root", str(tmp_path / "data")]) == 0
     assert list(kept.parent.iterdir()) == [kept] and (tmp_path / "data/oxford_pets/annotations/1.jpg").exists()
+
+
+def test_size_and_time_of_a_download_are_said_before_it_is_read(tmp_path, capsys):
+    (tmp_path / "images.tar").write_bytes(b"x" * 2_000_000)
+    with prepare.announced():
+        with urllib.request.urlopen((tmp_path / "images.tar").as_uri()) as response:
+            assert capsys.readouterr().out == "images.tar: 2 MB, 1 min at 50 Mbit/s\n"
+            assert len(response.read()) == 2_000_000
+    assert urllib.request.urlopen.__module__ == "urllib.request"
 
 
 @pytest.mark.parametrize("error", [OSError("name or service\nnot known"), RuntimeError("md5"), ImportError("no gdown")])

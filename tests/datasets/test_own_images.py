@@ -24,6 +24,33 @@ def test_own_folder_without_splits(tmp_path):
         assert Path(item.impath).parent.name.replace("_", " ") == item.classname == dataset.lab2cname[item.label]
 
 
+def test_the_split_and_what_the_shots_need_are_said(tmp_path, recwarn):
+    write_folder(tmp_path, ["rose", "leaf"], 8)
+    dataset = read("ImageFolder", tmp_path, NUM_SHOTS=16)
+    assert [len(items) for items in splits_of(dataset)] == [8, 4, 4]  # all images are used
+    of_few, split, needed, *_ = (str(warning.message) for warning in recwarn)
+    assert of_few.startswith("fewer than 16 training images, all of which are taken: 2 of 2 classes")
+    assert split == "class leaf: 4 train, 2 val, 2 test; class rose: 4 train, 2 val, 2 test"
+    need = int(needed.removeprefix("16 shots need ").split()[0])
+    for number, shots in ((need - 1, 15), (need, 16)):  # of so many images of each class, so many are trained on
+        write_folder(tmp_path / str(number), ["rose", "leaf"], number)
+        assert len(read("ImageFolder", tmp_path / str(number)).train_x) == 2 * shots
+    recwarn.clear()
+    assert len(read("ImageFolder", tmp_path / str(need), NUM_SHOTS=16).train_x) == 32
+    assert not any("shots need" in str(warning.message) for warning in recwarn)
+    write_folder(tmp_path / "split", [f"c{i}" for i in range(7)], 2, "train")
+    write_folder(tmp_path / "split", ["c1"], 1, "test")
+    recwarn.clear()
+    assert read("ImageFolder", tmp_path / "split", NUM_SHOTS=3).num_classes == 7
+    _, split, needed, *_ = (str(warning.message) for warning in recwarn)
+    assert split.startswith("class c0: 2 train, 0 val, 0 test; class c1: 2 train, 0 val, 1 test; ")
+    assert (
+        split.count("; ") == 5
+        and split.endswith("; and 2 classes more")
+        and needed == "3 shots need 3 images of each class, in train/"
+    )
+
+
 @pytest.mark.parametrize("with_val", [True, False])
 def test_own_folder_with_splits(tmp_path, with_val):
     write_folder(tmp_path, ["a_b", "c"], 3, "train")

@@ -17,7 +17,7 @@ import train
 from dassl.utils import owned
 from scripts import compare, execution, plots, processes, run, transfer
 from scripts.groups import read_groups
-from scripts.methods import read_methods
+from scripts.methods import CONFIGS, read_methods
 from scripts.run import make_runs
 
 QUICK = ["OPTIM.MAX_EPOCH", "1", "TEST.SPLIT", "val"]
@@ -47,7 +47,8 @@ def test_the_command_of_a_run(environment, tmp_path):
     method = read_methods()["CoOp, class-specific contexts"]
     run = make_runs([method], ["imagenet"], ["4"], ["--backbone", "ViT-B/32", "OPTIM.LR", "0.1"])[1]
     assert run.folder == tmp_path / "imagenet/CoOp/vit_b16_4shots/class-specific-contexts/seed2"
-    assert " ".join(run.arguments).replace(str(tmp_path), "OUTPUT") == (
+    words = " ".join(run.arguments).replace(str(tmp_path), "OUTPUT").replace(str(CONFIGS), "configs")
+    assert words == (
         "--trainer CoOp --root data --output-dir OUTPUT/imagenet/CoOp/vit_b16_4shots/class-specific-contexts/seed2 "
         "--seed 2 --dataset-config-file configs/datasets/imagenet.yaml --config-file configs/backbones/vit_b16.yaml "
         "--config-file configs/trainers/CoOp/imagenet.yaml "

@@ -1,7 +1,9 @@
 """Where weights come from, and the errors when there are none."""
 
 import urllib.error
+import urllib.request
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import open_clip
 import pytest
@@ -98,10 +100,33 @@ def test_without_network_the_file_is_named(name, file, monkeypatch):
     def no_network(*args, **kwargs):
         raise urllib.error.URLError("no network")
 
-    monkeypatch.setattr(hub, "download_pretrained", no_network)
+    monkeypatch.setattr(urllib.request, "urlopen", no_network)
     monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *args: None)
-    with pytest.raises(FileNotFoundError, match=f"put {file} into ~/.cache/clip, or give a file's path"):
+    line = f"take the CLIP of this repository .--backbone small; .*put {file} into ~/.cache/clip, or give a file's path"
+    with pytest.raises(FileNotFoundError, match=line):
         load_clip(name)
+
+
+def test_size_and_time_of_a_download_are_said_before_it_starts(monkeypatch, capsys):
+    def answer(request, timeout):
+        assert request.get_method() == "HEAD"  # nothing of the file is read
+        if not request.full_url.endswith("open_clip_pytorch_model.bin"):
+            raise urllib.error.HTTPError(request.full_url, 404, "no such file", {}, None)
+        response = MagicMock(headers={"Content-Length": str(599_000_000)})
+        response.__enter__.return_value = response
+        return response
+
+    def download(source, prefer_hf_hub):
+        printed.append(capsys.readouterr().err)
+        raise OSError("the network is gone")
+
+    printed = []
+    monkeypatch.setattr(urllib.request, "urlopen", answer)
+    monkeypatch.setattr(hub, "download_pretrained", download)
+    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *args: None)
+    with pytest.raises(FileNotFoundError, match="put a/b into the Hugging Face cache"):
+        hub.fetch({"hf_hub": "a/b/"}, "ViT-B-16:laion")
+    assert printed == ["downloading the weights of ViT-B-16:laion: 599 MB, 2 min at 50 Mbit/s\n"]
 
 
 def test_open_clips_cache_is_used(clip, monkeypatch, tmp_path):

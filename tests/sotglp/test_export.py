@@ -126,7 +126,9 @@ def test_the_head_gives_the_global_branch(exported, sot, trained_runs):
 def test_the_folder_needs_none_of_the_repository(exported, sot, trained_runs, tmp_path):
     path = trained_runs["SOTGLP"][2][0]
     code = (
-        "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "import runpy, sys; del sys.argv[0]\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as error: assert error.code == 0\n"
         "assert not {'torch', 'open_clip', 'sotglp', 'dassl'} & set(sys.modules)"
     )
     command = [sys.executable, "-I", "-c", code, "classify.py", str(path)]
@@ -134,6 +136,30 @@ def test_the_folder_needs_none_of_the_repository(exported, sot, trained_runs, tm
     expected = sot.predict(path)
     probability = f"{expected.combined.max().item():.1%}"
     assert done.stdout.startswith(f"{path}: {expected.names[0]} {probability}, GL-MCM ")
+
+
+@pytest.mark.slow
+def test_the_exported_program_reports_mistakes_in_a_line_each(exported, trained_runs, tmp_path):
+    def classify(*words):
+        return subprocess.run([sys.executable, "classify.py", *words], cwd=exported, capture_output=True, text=True)
+
+    assert classify("--help").stdout.startswith("usage: classify.py") and classify("--help").returncode == 0
+    path, missing, damaged = str(trained_runs["SOTGLP"][2][0]), str(tmp_path / "no.png"), tmp_path / "note.png"
+    damaged.write_text("no image")
+    done = classify(missing, path, str(damaged))
+    assert done.returncode == 1 and done.stdout.startswith(f"{path}: ") and done.stdout.count("\n") == 1
+    assert done.stderr.splitlines() == [
+        f"error: cannot read image {missing}: No such file or directory",
+        f"error: cannot read image {damaged}: it is no image that Pillow knows",
+    ]
+
+
+@pytest.mark.slow
+def test_the_files_are_for_all_to_read(exported):
+    usual = exported / "usual"
+    usual.touch()
+    assert {path.stat().st_mode for path in exported.iterdir() if path.is_file()} == {usual.stat().st_mode}
+    usual.unlink()
 
 
 @pytest.mark.slow

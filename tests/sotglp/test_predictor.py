@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.metrics import accuracy_score, confusion_matrix
 
 import sotglp
 from dassl.finished import FinishedRun
 from dassl.utils import UserError
 from scripts import predict as cli
 from scripts import predictions
+from sotglp.toolbox.predictor import joined
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,16 @@ def test_probabilities_are_those_of_the_runs_own_test(trained_runs, name):
             assert 100 * hits / len(paths) == pytest.approx(results["metrics"][f"accuracy{branch}"])
     else:
         assert predictions.global_ is None and predictions.local is None
+
+
+def test_a_predictor_serves_as_a_classifier_of_scikit_learn(sot, paths):
+    predictions, probabilities = sot.predict(paths), sot.predict_proba(paths)
+    assert predictions.tolist() == predictions.names == sot.classes_[probabilities.argmax(axis=1)].tolist()
+    assert sot.classes_.tolist() == sot.classnames and np.array_equal(probabilities, predictions.combined.numpy())
+    truth = [sot.classnames[int(path.name[0])] for path in paths]
+    hits = np.mean([name == right for name, right in zip(predictions.names, truth, strict=True)])
+    assert accuracy_score(truth, predictions) == hits == (predictions == truth).mean()
+    assert np.trace(confusion_matrix(truth, predictions, labels=sot.classes_)) == hits * len(paths)
 
 
 def test_all_kinds_of_images_are_the_same_image(sot, paths):
@@ -364,8 +376,7 @@ def test_thousands_of_images_are_predicted_in_constant_memory(form, trained_runs
 
     def few(n):
         printed.append((len(read), capsys.readouterr().out.count(str(paths[0]))))
-        return type(template)(template.names * n, *(None if c is None else c.repeat(n, 1) if c.ndim > 1 else c.repeat(n)
-                                                    for c in template[1:6]), None, None)  # fmt: skip
+        return joined([template] * n)
 
     assert cli.main([str(trained_runs["SOTGLP"][0]), *[str(paths[0])] * 40, "--quiet", *form]) == 0
     assert [number for number, _ in printed] == list(range(4, 41, 4))

@@ -116,4 +116,14 @@ def test_unseen_words_are_reported(clip):
     clip.known_tokens = frozenset(tokenizer.encode("great shark"))
     with pytest.warns(UserWarning, match="never saw .*: white$"):
         Prompts(clip, ["great white shark"], torch.randn(1, 4, 64))
+    clip.known_tokens = frozenset(tokenizer.encode("great white wolf berry sharks"))
+    with pytest.warns(UserWarning) as caught:
+        Prompts(clip, ["great white shark", "wolves", "berries", "great-berry", "dog"], torch.randn(1, 4, 64))
+    clip.known_tokens = frozenset(tokenizer.encode("rosees"))  # pieces of other words, which no one writes
+    with pytest.warns(UserWarning, match="class names: rose$"):
+        Prompts(clip, ["rose"], torch.randn(1, 4, 64))
+    known = (
+        "shark (it knows sharks), wolves (it knows wolf), berries (it knows berry), great-berry (it knows great berry)"
+    )
+    assert str(caught[0].message).endswith(f"class names: {known}, dog")
     clip.known_tokens = None
