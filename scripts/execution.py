@@ -20,6 +20,8 @@ from dassl.config.compose import FREE_KEYS
 from dassl.utils import UserError
 from scripts.methods import unique, whole_number
 
+GROUPS = hasattr(os, "killpg")  # of processes; Windows has none, and no SIGHUP
+SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 EPOCH = re.compile(r"epoch \[(\d+)/(\d+)\] .*?\bloss (\S+)")  # in a run's log
 
 
@@ -44,13 +46,15 @@ def configurations(runs):
 
 def jobs_and_threads():
     """Return the number of runs at a time, and the CPU threads of each (None for torch's choice)."""
-    cores, jobs = len(os.sched_getaffinity(0)), os.environ.get("JOBS")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    jobs = os.environ.get("JOBS")
     if jobs:
         jobs = whole_number(jobs, 1, "JOBS")
     else:
         import torch  # here, because it takes a second
 
-        jobs = 1 if torch.cuda.is_available() else min(cores, 4)  # a small run gains little from a second core
+        gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+        jobs = 1 if gpu else min(cores, 4)  # a small run gains little from a second core
     return jobs, None if jobs == 1 else max(1, cores // jobs)
 
 
@@ -194,13 +198,19 @@ def stop(processes, patience=30):
         patience: seconds before the kill.
     """
     for process in processes:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGINT)
+        if GROUPS:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGINT)
+        else:
+            process.terminate()
     deadline = time.monotonic() + patience
     for process in processes:
         process.join(max(0, deadline - time.monotonic()))
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        if GROUPS:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
         process.join()
 
 
@@ -217,11 +227,9 @@ def carry_out(plan, runs, report, launch, tests=(), refuse=lambda test: None):
     """
     print(plan, flush=True)
     # SIGINT even if it is ignored, as in a shell script's background: runs would inherit that and never stop.
-    signals = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup sets it
-        signals.append(signal.SIGHUP)
-    for number in signals:
-        signal.signal(number, interrupt)
+    for number in SIGNALS:
+        if number in (signal.SIGINT, signal.SIGTERM) or signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
+            signal.signal(number, interrupt)
     try:
         failed = launch([run for run in runs if not run.finished])
         ready = [test for test in tests if test.run.finished and not test.finished]
@@ -249,6 +257,6 @@ def finished_of(runs, tests=()):
 
 def interrupt(number, frame):
     """Handle a signal as Ctrl-C, and ignore further signals while the runs stop."""
-    for further in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for further in SIGNALS:
         signal.signal(further, signal.SIG_IGN)
     raise KeyboardInterrupt(number)
