@@ -2,13 +2,17 @@
 
 import csv
 import json
+import os
 import random
+import subprocess
+from pathlib import Path
 
 import pytest
 
 from scripts import overview
 from scripts.plots import pareto_front
 
+ROOT = Path(__file__).parents[2]
 WORDS = ["--method", "CoOp, shared context", "--method", "GDA", "fashion_mnist", "16"]
 
 
@@ -93,3 +97,39 @@ def test_the_pareto_front():
 
     for i, point in points.items():
         assert (i in front) != any(beats(points[j], point) for j in front), "all others are beaten by one of the front"
+
+
+INTERPRETER = """#!/bin/bash
+echo "$*" >> "$LOG"
+case "$*" in *"$WRONG"*) exit "$CODE" ;; esac
+"""
+
+
+@pytest.mark.parametrize("code, calls", [(0, 5), (1, 5), (2, 1), (130, 1)])
+def test_the_script_runs_all_protocols_and_stops_at_a_mistake_or_an_interrupt(code, calls, tmp_path):
+    """By an interpreter that writes down what it is asked for; a failed run (1) leaves a gap and stops nothing."""
+    python = tmp_path / "python"
+    python.write_text(INTERPRETER)
+    python.chmod(0o755)
+    log = tmp_path / "log"
+    settings = {
+        "PYTHON": str(python),
+        "LOG": str(log),
+        "CODE": str(code),
+        "WRONG": "ood_detection --protocol published",
+    }
+    words = ["fashion_mnist", "8", "OPTIM.LR", "0.1"]
+    done = subprocess.run(["bash", "scripts/overview.sh", *words], env={**os.environ, **settings}, cwd=ROOT)
+    lines = log.read_text().splitlines()
+    given = "fashion_mnist 8 OPTIM.LR 0.1"
+    assert (
+        lines
+        == [
+            f"-m scripts.ood_detection --protocol published --method all {given}",
+            f"-m scripts.transfer base_to_new --protocol published --method all {given}",
+            f"-m scripts.ood_detection --protocol strict --method all {given}",
+            f"-m scripts.transfer base_to_new --protocol strict --method all {given}",
+            f"-m scripts.overview {given}",
+        ][:calls]
+    )
+    assert done.returncode == (code if calls == 1 else 0)
