@@ -155,8 +155,11 @@ def report(runs, base, new, score, out):
     table.show([(words, ["method", *columns], of_table, notes)], lines, out)
     accuracies = plots.summary(few_shot, runs[0].shots)
     aurocs = {method: rows[method]["AUROC"] for method in accuracies if rows[method]["AUROC"].mean is not None}
-    if aurocs:
-        plots.draw_scatter(few_shot, aurocs, f"AUROC of {score} in %", out / "overview.png", front=True)
+    # The same point by both protocols is drawn once, as the published one.
+    places = {(m.trainer, m.variant, accuracies[m].mean, aurocs[m].mean): m for m in reversed(aurocs)}
+    if aurocs := {method: cell for method, cell in aurocs.items() if method in places.values()}:
+        drawn = [group for group in few_shot if group.method in aurocs]
+        plots.draw_scatter(drawn, aurocs, f"AUROC of {score} in %", out / "overview.png", front=True)
         print("Plot: overview.png")
 
 
