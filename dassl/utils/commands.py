@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import functools
+import os
 import sys
 import warnings
 
@@ -47,7 +48,7 @@ def user_input(kinds=(ValueError, OSError)):
     """
     try:
         yield
-    except UserError:
+    except (UserError, BrokenPipeError):
         raise
     except kinds as error:
         raise UserError(" ".join(str(error).split())) from error
@@ -80,8 +81,8 @@ def one_line_warnings():
 def command(main):
     """Decorate the `main(argv=None)` of a command, which returns an exit code; None means 0.
 
-    A UserError becomes one line on stderr and exit code 2, and KeyboardInterrupt becomes exit code 130. Warnings are
-    one line each.
+    A UserError becomes one line on stderr and exit code 2, KeyboardInterrupt becomes 130, and output that nobody reads
+    141. Warnings are one line each.
     """
 
     @functools.wraps(main)
@@ -96,5 +97,8 @@ def command(main):
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
+        except BrokenPipeError:  # whoever read the output has ended, as `head` does after its lines
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
 
     return run
