@@ -22,7 +22,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-from dassl.utils import Parser, UserError, check_availability, command, user_input
+from dassl.utils import Parser, UserError, check_availability, choose_device, command, user_input
 from scripts.methods import CONFIGS, names, whole_number
 from scripts.run import EMBEDDED
 
@@ -171,8 +171,6 @@ def encode_split(args, cfg, tower, half, split, rank, size):
 
 def prepare(args):
     """Return the configuration, the frozen image tower, and the precision that it is to run in."""
-    import torch  # here, because it takes a second
-
     from dassl.config import compose
     from sotglp.backbones import load_clip
     from sotglp.precision import MixedPrecision
@@ -184,8 +182,7 @@ def prepare(args):
     else:
         paths.append(CONFIGS / "datasets" / f"{args.dataset}.yaml")
     cfg = compose(paths, values | dict(zip(args.opts[::2], args.opts[1::2], strict=True)))
-    cuda = cfg.USE_CUDA and torch.cuda.is_available()
-    device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if cuda else "cpu")
+    device = choose_device(cfg.USE_CUDA)  # each process of torchrun sees a GPU of its own (dassl)
     clip = load_clip(cfg.MODEL.BACKBONE.NAME).to(device).eval()
     clip.check_pixels(cfg.INPUT.SIZE, cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD)
     for stream in args.streams:

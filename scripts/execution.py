@@ -17,7 +17,7 @@ from tqdm import tqdm
 import train
 from dassl.config import changed_settings, check_same_run
 from dassl.config.compose import FREE_KEYS
-from dassl.utils import UserError
+from dassl.utils import UserError, choose_device
 from scripts.methods import unique, whole_number
 
 GROUPS = hasattr(os, "killpg")  # of processes; Windows has none, and no SIGHUP
@@ -51,10 +51,7 @@ def jobs_and_threads():
     if jobs:
         jobs = whole_number(jobs, 1, "JOBS")
     else:
-        import torch  # here, because it takes a second
-
-        gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-        jobs = 1 if gpu else min(cores, 4)  # a small run gains little from a second core
+        jobs = min(cores, 4) if choose_device().type == "cpu" else 1  # a small run gains little from a second core
     return jobs, None if jobs == 1 else max(1, cores // jobs)
 
 

@@ -12,7 +12,16 @@ from dassl.data import DataManager
 from dassl.data.data_manager import remarked
 from dassl.evaluation import build_evaluator
 from dassl.metrics import learn_temperature
-from dassl.utils import BEST, UserError, copy_file, log_only, mkdir_if_missing, raise_together, wait_for_all
+from dassl.utils import (
+    BEST,
+    UserError,
+    choose_device,
+    copy_file,
+    log_only,
+    mkdir_if_missing,
+    raise_together,
+    wait_for_all,
+)
 
 from .base import TrainerBase
 from .forks import ignore
@@ -200,13 +209,6 @@ class SimpleTrainer(TrainerBase):
     def parse_batch_test(self, batch):
         """Return a batch's images and labels on the device."""
         return batch["img"].to(self.device), batch["label"].to(self.device)
-
-
-def choose_device(use_gpu=True):
-    """Return the torch device of a run: a CUDA GPU, Apple's (MPS), or the CPU, the first that there is."""
-    if use_gpu and torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if use_gpu and torch.backends.mps.is_available() else "cpu")
 
 
 def format_seconds(seconds):

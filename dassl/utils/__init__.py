@@ -27,6 +27,7 @@ from .registry import Registry, import_modules
 from .tools import (
     check_availability,
     check_isfile,
+    choose_device,
     collect_env_info,
     git_state,
     listdir_nohidden,

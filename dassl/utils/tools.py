@@ -135,6 +135,15 @@ def machine():
     return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
 
 
+def choose_device(use_gpu=True):
+    """Return the torch device of a run: a CUDA GPU, Apple's (MPS), or the CPU, the first that there is."""
+    import torch  # here, so that commands answer --help without it
+
+    if use_gpu and torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if use_gpu and torch.backends.mps.is_available() else "cpu")
+
+
 def peak_memory(device):
     """Return the most memory that this process has had at once, in GiB: {"process": of all, "gpu": of torch's tensors}.
 
