@@ -134,10 +134,12 @@ class Display:
 
     def show(self, running):
         """Show how far the runs are that are running."""
-        texts = [f"  {run}: {progress(run.folder)}" for run in running] if self.lines else []
-        for bar, text in zip_longest(self.lines, texts, fillvalue=""):
-            bar.set_description_str(text)
-        self.bar.set_postfix_str(self.time_left(running).removeprefix(", "))
+        if self.lines:
+            reached = {run: progress(run.folder) for run in running}
+            texts = [f"  {run}: {far}" for run, far in reached.items()]
+            for bar, text in zip_longest(self.lines, texts, fillvalue=""):
+                bar.set_description_str(text)
+            self.bar.set_postfix_str(self.left(reached.values()).removeprefix(", "))
 
     def finished(self):
         """Count a run."""
@@ -150,7 +152,11 @@ class Display:
         Args:
             running: the runs that are running, whose epochs count.
         """
-        done = self.done + sum(progress(run.folder).share for run in running)
+        return self.left(progress(run.folder) for run in running)
+
+    def left(self, reached):
+        """Return what `time_left` does of the Progress that the running runs have made."""
+        done = self.done + sum(far.share for far in reached)
         seconds = time.monotonic() - self.start
         return f", about {in_words(seconds * (self.total - done) / done)} left" if done else ""
 

@@ -183,6 +183,12 @@ def with_lacking(groups):
     return [*groups, *lacking.values()]
 
 
+def by_place(groups):
+    """Yield (data set, number of shots, the Groups of both), in the order of the groups."""
+    for place in unique((group.dataset, group.shots) for group in groups):
+        yield *place, [group for group in groups if (group.dataset, group.shots) == place]
+
+
 def check_splits(groups):
     """Check that groups were made on one split: other results can be neither averaged nor compared.
 

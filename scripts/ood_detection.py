@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from dassl.utils import UserError, command
 from scripts import compare, table
 from scripts.execution import carry_out, configurations, finished_of
-from scripts.groups import Group, over_seeds, protocols_of, read_ood
+from scripts.groups import Group, by_place, over_seeds, protocols_of, read_ood
 from scripts.launcher import launch_of, show_status
 from scripts.methods import shots_text, unique
 from scripts.ood_sets import METRICS, SCORES, spectra
@@ -111,8 +111,7 @@ def report(detections, out):
     ]
     groups = [group for group in groups if group.runs]
     tables, lines = [], [CSV_COLUMNS]
-    for dataset, shots in unique((group.dataset, group.shots) for group in groups):
-        of_table = [group for group in groups if (group.dataset, group.shots) == (dataset, shots)]
+    for dataset, shots, of_table in by_place(groups):
         measured = {name for group in of_table for run in group.runs.values() for name, *_ in run["metrics"]}
         for average in (name for name in AVERAGES if name in measured):
             for metric in METRICS:

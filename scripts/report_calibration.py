@@ -5,8 +5,8 @@ from matplotlib.figure import Figure
 from dassl.evaluation.evaluator import CALIBRATED
 from dassl.metrics import expected_calibration_error, reliability
 from dassl.metrics.calibration import BINS
-from scripts.groups import statistic
-from scripts.methods import shots_text, unique
+from scripts.groups import by_place, statistic
+from scripts.methods import shots_text
 from scripts.plots import OKABE_ITO
 from scripts.report_html import grid, make_table, of_cell, paragraph, picture
 from scripts.table import mark_best, without_empty_columns
@@ -22,11 +22,11 @@ def calibration(groups, predictions):
         predictions: list of scripts.report_sections.Predicted.
     """
     parts = []
-    for dataset, shots in unique((group.dataset, group.shots) for group in groups):
+    for dataset, shots, of_place in by_place(groups):
         place, rows, figures = f"{dataset}, {shots_text(shots)}", [], []
-        for group in groups:
+        for group in of_place:
             tested = [one.rows for one in predictions if one.group is group]
-            if (group.dataset, group.shots) == (dataset, shots) and tested:
+            if tested:
                 before, after = (statistic([*errors(tested, column)]) for column in KINDS)
                 temperature = statistic([*group.values("temperature").values()])
                 rows.append([group.method.name, before, temperature, after])

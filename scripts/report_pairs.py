@@ -6,7 +6,8 @@ from collections import Counter
 from itertools import combinations
 
 from dassl.utils import UserError, read_image
-from scripts.methods import shots_text, unique
+from scripts.groups import by_place
+from scripts.methods import shots_text
 from scripts.report_hardest import how_to_read, thumbnail
 from scripts.report_html import folded, grid, make_table, paragraph, picture, text
 
@@ -23,8 +24,7 @@ def pairs(groups, predictions):
         predictions: list of scripts.report_sections.Predicted.
     """
     parts = []
-    for dataset, shots in unique((group.dataset, group.shots) for group in groups):
-        of_place = [group for group in groups if (group.dataset, group.shots) == (dataset, shots)]
+    for dataset, shots, of_place in by_place(groups):
         tested = ranked([one for one in predictions if (one.group.dataset, one.group.shots) == (dataset, shots)])
         if len(tested) > 1:
             parts += [f"<h3>{text(dataset)}, {shots_text(shots)}</h3>", *compare(tested, how_to_read(of_place))]

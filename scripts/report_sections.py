@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dassl.config.compose import registered
 from dassl.plugins import load_plugins
 from scripts import plots, table
-from scripts.groups import Group, caption, over_seeds, read_ood, statistic
+from scripts.groups import Group, by_place, caption, over_seeds, read_ood, statistic
 from scripts.methods import shots_text, unique
 from scripts.report_html import folded, grid, make_table, of_cell, paragraph, picture
 
@@ -98,8 +98,8 @@ def drawn_plots(groups):
 def classes(groups):
     """Return a table of the accuracy of each class, for each data set and number of shots."""
     parts = []
-    for dataset, shots in unique((group.dataset, group.shots) for group in groups):
-        found = [group for group in groups if (group.dataset, group.shots) == (dataset, shots) and per_class(group)]
+    for dataset, shots, of_place in by_place(groups):
+        found = [group for group in of_place if per_class(group)]
         names = unique(name for group in found for of_run in per_class(group) for name in of_run)
         rows = []
         for name in names:
@@ -123,12 +123,11 @@ def per_class(group):
 def curves(groups):
     """Return smoothed curves of loss and accuracy over the epochs, means over seeds, from the TensorBoard files."""
     figures, look = [], plots.styles(groups)
-    for dataset, shots in unique((group.dataset, group.shots) for group in groups):
+    for dataset, shots, of_place in by_place(groups):
         found = {}  # {words above a panel: {method: (epochs, values)}}
-        for group in groups:
-            if (group.dataset, group.shots) == (dataset, shots):
-                for words, line in lines_of(group.finished_runs()).items():
-                    found.setdefault(words, {})[group.method] = line
+        for group in of_place:
+            for words, line in lines_of(group.finished_runs()).items():
+                found.setdefault(words, {})[group.method] = line
         for words, lines in sorted(found.items()):
             figure = Figure(figsize=(6, 3.8), layout="constrained")
             axes = figure.subplots()
