@@ -88,22 +88,23 @@ class Jobs:
         print(f"Submitted {len(jobs)} jobs to Slurm, number {number}; their logs are in {executor.folder}")
 
 
-def execute_on(cluster, output, commands, jobs=None, threads=None):
+def execute_on(cluster, output, commands):
     """Do what scripts.execution.execute does, on a Slurm cluster; the jobs go on if this process ends.
 
     Args:
         cluster: content of the YAML file, see `read_cluster`.
         output: folder of the results.
         commands: list of scripts.run.Command.
-        jobs, threads: unused; each job chooses them on its node.
     """
+    if not commands:
+        return {}
     queue = Jobs(output)
     there = queue.states()
     if missing := [command for command in commands if result_of(command) not in there]:
         queue.submit(missing, cluster)
     wait = POLL
     with tqdm(total=len(commands), disable=None, unit="run") as bar:
-        while commands:
+        while True:
             states = queue.states()
             done = sum(command.finished for command in commands)
             bar.update(done - bar.n)
