@@ -183,7 +183,7 @@ def prepare(args):
         paths.append(CONFIGS / "datasets" / f"{args.dataset}.yaml")
     cfg = compose(paths, values | dict(zip(args.opts[::2], args.opts[1::2], strict=True)))
     device = choose_device(cfg.USE_CUDA)  # each process of torchrun sees a GPU of its own (dassl)
-    clip = load_clip(cfg.MODEL.BACKBONE.NAME).to(device).eval()
+    clip = load_clip(cfg.MODEL.BACKBONE.NAME, images=False).to(device).eval()
     clip.check_pixels(cfg.INPUT.SIZE, cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD)
     for stream in args.streams:
         clip.visual.check_stream(stream)

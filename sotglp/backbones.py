@@ -1,10 +1,12 @@
 """CLIP by name: the small one in this package, a file, or weights from open_clip's cache or download."""
 
 import difflib
+from functools import partial
 from pathlib import Path
 
 from sotglp.checkpoints import from_file
-from sotglp.interface import Backbone
+from sotglp.interface import Backbone, ImageEncoder
+from sotglp.stored import StoredTower
 
 SMALL = Path(__file__).parent / "weights" / "small_clip.safetensors"
 # The field's name of each of OpenAI's CLIPs, and open_clip's name.
@@ -21,25 +23,40 @@ ALLOWED = (
 )
 
 
-def load_clip(name: str) -> Backbone:
+def load_clip(name: str, images: bool = True) -> Backbone:
     """Return a frozen CLIP in float32.
 
     Args:
         name: ``small`` (the CLIP in this package), one of OpenAI's (``ViT-B/16``), a file (OpenAI's ``.pt``, as a JIT
             archive or a state dict, or ``.safetensors``), or a model of open_clip, ``NAME:TAG``. After each ``@SIZE``
             may stand: images of so many pixels, for which positional embeddings are interpolated.
+        images: False leaves the image tower in its file until it is used (StoredTower).
 
     Raises:
         ValueError: an unknown name, an unreadable file, or an architecture or a size that is not supported.
         FileNotFoundError: the weights are neither on this machine nor can they be downloaded.
     """
+    clip = read_clip(name, images)
+    if not images:
+        assert clip.weights_file is not None
+        clip.visual = StoredTower(clip.visual, clip.weights_file, partial(image_tower, name))
+    return clip
+
+
+def image_tower(name: str) -> ImageEncoder:
+    """Return the image tower of ``load_clip(name)``."""
+    return load_clip(name).visual
+
+
+def read_clip(name: str, images: bool) -> Backbone:
+    """Return what ``load_clip`` does; without ``images``, weights of the image tower may be on the device "meta"."""
     if name == "small":
-        return from_file(SMALL)
+        return from_file(SMALL, images=images)
     if Path(name).is_file():
-        return from_file(Path(name))
+        return from_file(Path(name), images=images)
     base, _, size = name.rpartition("@")
     if base and size.isdecimal():
-        clip = load_clip(base)
+        clip = read_clip(base, images)
         clip.visual.resize(int(size))
         return clip
     if Path(name).suffix in (".pt", ".pth", ".bin", ".safetensors"):
@@ -49,7 +66,7 @@ def load_clip(name: str) -> Backbone:
     architecture, _, tag = (f"{OPENAI[name]}:openai" if name in OPENAI else name).partition(":")
     models = hub.open_clip.list_models()
     if tag and architecture in models:
-        return hub.from_open_clip(architecture, tag, name)
+        return hub.from_open_clip(architecture, tag, name, images)
     near = difflib.get_close_matches(name, ["small", *OPENAI, *models], n=3)
     hint = f" (did you mean {' or '.join(near)}?)" if near else ""
     raise ValueError(f"unknown backbone {name!r}{hint}: take one of {ALLOWED}")

@@ -215,11 +215,12 @@ class CLIP(CausalCLIP):
         self.init_weights()
 
     @classmethod
-    def from_state_dict(cls, state: Mapping[str, torch.Tensor], **options: Any) -> "CLIP":
+    def from_state_dict(cls, state: Mapping[str, torch.Tensor], images: bool = True, **options: Any) -> "CLIP":
         """Return the CLIP of a state dict in OpenAI's format, in float32, frozen and in evaluation mode.
 
         Args:
             state: whose shapes give the sizes.
+            images: False leaves the image tower, but for its last map, on the device "meta": without its numbers.
             options: what shapes do not show: heads and activation.
 
         Raises:
@@ -242,7 +243,9 @@ class CLIP(CausalCLIP):
             )
             with torch.device("meta"):
                 clip = cls(**sizes, **options)
-            clip.load_state_dict({k: v.float() for k, v in state.items()}, assign=True)
+            left = () if images else {k for k in state if k.startswith("visual.") and k != "visual.proj"}
+            weights = {k: v.to("meta" if k in left else "cpu", torch.float32) for k, v in state.items()}
+            clip.load_state_dict(weights, assign=True)
         except (KeyError, RuntimeError) as error:
             what = "a ResNet" if "visual.layer1.0.conv1.weight" in state else str(error).splitlines()[-1].strip()
             raise ValueError(

@@ -22,11 +22,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from sotglp import parallel
-from sotglp.interface import ImageEncoder
-from sotglp.prompted import PromptedCLIP
 from sotglp.shards import CLASS, SIZE, Shards, identities
+from sotglp.stored import StoredTower
 
-LAYOUT = 2  # version of the files, part of their key
+LAYOUT = 3  # version of the files, part of their key
 
 
 class Images(Protocol):
@@ -83,7 +82,7 @@ class ListedImages:
                 yield number, None
 
 
-def describe(tower: ImageEncoder, pixels: Any, half: bool) -> str:
+def describe(tower: StoredTower, pixels: Any, half: bool) -> str:
     """Return 16 letters that name all that the features of an image depend on.
 
     Args:
@@ -93,12 +92,9 @@ def describe(tower: ImageEncoder, pixels: Any, half: bool) -> str:
     """
     versions = tuple(importlib.metadata.version(name) for name in ("torch", "torchvision", "pillow"))
     device = tower.proj.device.type
-    digest = hashlib.sha256(repr((LAYOUT, versions, half, device, tower, tower.settings, pixels)).encode())
-    if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16:
-        digest.update(b"bfloat16")  # otherwise the kept type tells the precision
-    for weights in tower.state_dict().values():
-        digest.update(weights.cpu().contiguous().numpy().data)
-    return digest.hexdigest()[:16]
+    bfloat16 = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
+    facts = LAYOUT, versions, half, bfloat16, device, tower.name, pixels
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
 def pixels_of(dataset: Any) -> tuple[Any, ...]:
@@ -126,7 +122,7 @@ def encode(
     images: Images,
     numbers: Iterable[int],
     shards: Shards,
-    tower: ImageEncoder,
+    tower: StoredTower,
     streams: Collection[str],
     half: bool,
     progress: Callable[[int, int, int], Any],
@@ -188,7 +184,8 @@ class EncodedImages:
 
     Args:
         loader: of a test set, whose batches have "img" and "index".
-        model: with frozen images.
+        tower: that encodes the images, if they are not found.
+        local: the stream of patch tokens, or None.
         folder: of all such files.
         half: keep float16, which is enough if autocast rounds the features before they are used.
         streams: further ones that other runs will read; they are encoded in the same pass.
@@ -201,7 +198,8 @@ class EncodedImages:
     def __init__(
         self,
         loader: Any,
-        model: PromptedCLIP,
+        tower: StoredTower,
+        local: str | None,
         folder: str | Path,
         half: bool = False,
         streams: Collection[str] = (),
@@ -212,15 +210,15 @@ class EncodedImages:
         self.labels = torch.tensor([item.label for item in dataset.data_source])
         self.impaths = [item.impath for item in dataset.data_source]
         self.images = files(self.impaths)
-        self.half, self.local, self.seed = half, model.local, seed
+        self.half, self.local, self.seed = half, local, seed
         self.read = [CLASS] if self.local is None else [CLASS, self.local]
-        place = Path(folder, self.key(dataset, model), name_of(self.images))
+        place = Path(folder, self.key(dataset, tower), name_of(self.images))
         with parallel.failing_together():
             found = self.whole_store(place) if parallel.is_first() else None
         found = parallel.agree(found)
         if found is None:
-            further = [stream for stream in streams if stream in model.clip.visual.streams]
-            self.encode(place, loader, model.clip.visual, {*self.read[1:], *further})
+            further = [stream for stream in streams if stream in tower.streams]
+            self.encode(place, loader, tower, {*self.read[1:], *further})
         with parallel.failing_together():  # machines may not share the folder
             self.shards = Shards(found or place)
             places = self.shards.find(self.images)
@@ -229,9 +227,9 @@ class EncodedImages:
             self.places = places
             dataset.remarks |= self.shards.take(CLASS, places, "remarks")  # of the run that encoded them
 
-    def key(self, dataset: Any, model: PromptedCLIP) -> str:
+    def key(self, dataset: Any, tower: StoredTower) -> str:
         """Return 16 letters that name all that the features of an image depend on."""
-        return describe(model.clip.visual, (*pixels_of(dataset), self.seed), self.half)
+        return describe(tower, (*pixels_of(dataset), self.seed), self.half)
 
     def whole_store(self, place: Path) -> Path | None:
         """Return the folder of shards to read: this place, or one of ``scripts.encode``; None if there is none.
@@ -250,7 +248,7 @@ class EncodedImages:
                 return folder
         return None
 
-    def encode(self, place: Path, loader: Any, tower: ImageEncoder, streams: Collection[str]) -> None:
+    def encode(self, place: Path, loader: Any, tower: StoredTower, streams: Collection[str]) -> None:
         """Write the shards that are missing; each process writes its share of them.
 
         The random numbers that the run draws later stay the same. Those of a shard's transforms depend on nothing else.

@@ -44,13 +44,14 @@ def is_plain(architecture: str) -> bool:
     return not any(extra) and isinstance(config["vision_cfg"].get("layers"), int)
 
 
-def from_open_clip(architecture: str, tag: str, name: str) -> Backbone:
+def from_open_clip(architecture: str, tag: str, name: str, images: bool = True) -> Backbone:
     """Return a model with the weights of a tag.
 
     Args:
         architecture: open_clip's name of it.
         tag: open_clip's name of the weights.
         name: of the backbone, for errors.
+        images: as in ``CLIP.from_state_dict``; only a plain CLIP can do without.
 
     Raises:
         ValueError: the architecture has no such weights, or a text tower that takes no embeddings.
@@ -62,18 +63,19 @@ def from_open_clip(architecture: str, tag: str, name: str) -> Backbone:
         raise ValueError(f"unknown weights {tag!r} of {architecture}: open_clip has {tags}")
     config = open_clip.get_model_config(architecture)
     config["quick_gelu"] = config.get("quick_gelu", False) or source.get("quick_gelu", False)
-    clip = plain(config, source, name) if is_plain(architecture) else other(config, source, name, architecture)
+    clip = plain(config, source, name, images) if is_plain(architecture) else other(config, source, name, architecture)
     clip.pixel_mean, clip.pixel_std = tuple(source["mean"]), tuple(source["std"])
     return clip
 
 
-def plain(config: Mapping[str, Any], source: Mapping[str, Any], name: str) -> Backbone:
+def plain(config: Mapping[str, Any], source: Mapping[str, Any], name: str, images: bool) -> Backbone:
     """Return a plain CLIP.
 
     Args:
         config: of its architecture.
         source: open_clip's entry of its weights.
         name: of the backbone, for errors.
+        images: as in ``CLIP.from_state_dict``.
     """
     vision, text = config["vision_cfg"], config["text_cfg"]
     return from_file(
@@ -81,11 +83,12 @@ def plain(config: Mapping[str, Any], source: Mapping[str, Any], name: str) -> Ba
         vision_heads=vision["width"] // vision.get("head_width", 64),
         text_heads=text["heads"],
         act=QuickGELU if config["quick_gelu"] else nn.GELU,
+        images=images,
     )
 
 
 def other(config: dict[str, Any], source: Mapping[str, Any], name: str, architecture: str) -> Backbone:
-    """Return what is not a plain CLIP; arguments as in ``plain``, and open_clip's name of the architecture."""
+    """Return what is not a plain CLIP; arguments as in ``from_open_clip`` and ``plain``."""
     if "hf_model_name" in config["text_cfg"] or config["text_cfg"].get("embed_cls"):
         raise ValueError(f"backbone {name} has a text tower that takes no embeddings: take one of open_clip's own")
     tokenizer, path = tokenizer_of(architecture, name), Path(fetch(source, name))

@@ -10,6 +10,7 @@ from torch.utils.data import BatchSampler, DataLoader
 from sotglp.features import EncodedBatches, EncodedImages, EncodedViews
 from sotglp.precision import MixedPrecision
 from sotglp.prompted import PromptedCLIP
+from sotglp.stored import StoredTower
 from sotglp.toolbox.upstream import Trainer, plain_sampler
 
 FIXED = {"center_crop", "normalize", "instance_norm"}  # transforms (INPUT.TRANSFORMS) that draw nothing at random
@@ -60,15 +61,15 @@ class KeptFeatures(Trainer):
     def encoded(self, loader: Any) -> Any:
         """Return the features of a test loader's images if they can be kept, otherwise the loader."""
         key = loader, self.model.local
-        if key not in self.kept:  # files' names hash all weights, too slow for a validation after each epoch
+        if key not in self.kept:  # once, and not for each epoch's validation
             self.kept[key] = self.keep(loader, EncodedImages)
         return self.kept[key]
 
     def keep(self, loader: Any, kind: Any, **arguments: Any) -> Any:
         """Return the features of a loader's images, kept in INPUT.FEATURE_CACHE, or the loader.
 
-        Features are not kept if they change in training, if DATALOADER.ON_ERROR is "skip", which may leave images out,
-        or if there is no room.
+        Features are not kept if they change in training, or might, as parts of the image tower were in a method's
+        hands; if DATALOADER.ON_ERROR is "skip", which may leave images out; or if there is no room.
 
         Args:
             loader: of images.
@@ -76,11 +77,14 @@ class KeptFeatures(Trainer):
             arguments: further ones of ``kind``.
         """
         cfg, folder = self.cfg, self.cfg.INPUT.get("FEATURE_CACHE")  # other toolboxes have no such key
-        if not folder or not self.model.frozen_images or cfg.DATALOADER.ON_ERROR == "skip":
+        tower, local = self.model.clip.visual, self.model.local
+        frozen = self.model.frozen_images and isinstance(tower, StoredTower) and not tower.opened
+        if not folder or not frozen or cfg.DATALOADER.ON_ERROR == "skip":
             return loader
         try:
             with self.precision.autocast(), self.spending("encoding"):
-                return kind(loader, self.model, folder, self.precision.enabled, cfg.INPUT.FEATURE_STREAMS, **arguments)
+                half, streams = self.precision.enabled, cfg.INPUT.FEATURE_STREAMS
+                return kind(loader, tower, local, folder, half, streams, **arguments)
         except OSError as error:
             print(f"features are not kept in {folder}: {error}", file=sys.stderr)
             return loader

@@ -89,7 +89,8 @@ class CLIPTrainer(ScoredImages, KeptFeatures):
         parallel.split(self.splits)
         self.precision = MixedPrecision(self.node.PREC, self.device)
         self.scaler = self.precision.scaler  # the toolbox saves its state with the checkpoints
-        clip = load_clip(cfg.MODEL.BACKBONE.NAME).to(self.device)
+        keeps = bool(cfg.INPUT.get("FEATURE_CACHE")) and self.test_loader is not None  # features may be there already
+        clip = load_clip(cfg.MODEL.BACKBONE.NAME, images=not keeps).to(self.device)
         if not isinstance(clip, self.BACKBONE):
             raise ValueError(
                 f"{cfg.TRAINER.NAME} reaches inside the towers, which must be of OpenAI's architecture, as those of "

@@ -17,6 +17,8 @@ from dassl.engine import build_trainer
 from dassl.utils import set_random_seed
 from scripts.methods import read_methods
 from scripts.run import make_runs
+from sotglp import backbones
+from sotglp.backbones import SMALL
 from sotglp.features import EncodedImages
 from sotglp.interface import STREAMS
 
@@ -134,10 +136,13 @@ def test_changed_images_or_weights_are_encoded_again(build, reads, tmp_path, cha
         path = Path(build().dm.dataset.val[3].impath)
         status = path.stat()
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
-    trainer = build("CoOp", *(["INPUT.INTERPOLATION", "nearest"] if change == "pixels" else []))
+    pairs = ["INPUT.INTERPOLATION", "nearest"] if change == "pixels" else []
     if change == "weights":
-        trainer.model.clip.visual.proj.data[0, 0] += 1e-3
-    trainer.test()
+        weights = load_file(SMALL)
+        weights["visual.class_embedding"][0] += 1e-3
+        save_file(weights, tmp_path / "other.safetensors")
+        pairs = ["MODEL.BACKBONE.NAME", str(tmp_path / "other.safetensors")]
+    build("CoOp", *pairs).test()
     assert len(reads) == 20 and len(list((tmp_path / "features").rglob("index.json"))) == 2
 
 
@@ -158,15 +163,15 @@ def test_a_damaged_file_is_reported_and_made_again(build, tmp_path, damage, caps
 def test_an_interrupted_encoding_leaves_no_file_that_looks_whole(build, tmp_path, monkeypatch):
     trainer = build("CoOp", "DATALOADER.TEST.BATCH_SIZE", "5")
     tower, calls = trainer.model.clip.visual, []
-    embed = tower.embed
+    encode_images = tower.encode_images
 
-    def interrupted(images):
-        calls.append(images)
+    def interrupted(*arguments):
+        calls.append(arguments)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return embed(images)
+        return encode_images(*arguments)
 
-    monkeypatch.setattr(tower, "embed", interrupted)
+    monkeypatch.setattr(tower, "encode_images", interrupted)
     with pytest.raises(KeyboardInterrupt):
         trainer.test()
     assert [path.name for path in (tmp_path / "features").rglob("*.*")] == ["index.json"]
@@ -195,13 +200,13 @@ def test_of_two_runs_at_once_one_encodes_and_the_other_waits(build):
 
     def test(i):
         tower = trainers[i].model.clip.visual
-        embed = tower.embed
+        encode_images = tower.encode_images
 
-        def counted(images):
+        def counted(images, streams):
             encoded[i] += len(images)
-            return embed(images)
+            return encode_images(images, streams)
 
-        tower.embed = counted
+        tower.encode_images = counted
         barrier.wait()
         trainers[i].test()
 
@@ -221,9 +226,11 @@ def test_training_on_kept_views(build, reads, monkeypatch):
     """Each view is what the tower makes of some augmentation; a run with the same settings finds them."""
     trainer = build("SOTGLP", "INPUT.CACHE_VIEWS", "3", *AUGMENTED)
     plain = trainer.train_loader_x
-    encoded = []
-    embed = trainer.model.clip.visual.embed
-    monkeypatch.setattr(trainer.model.clip.visual, "embed", lambda images: encoded.append(images) or embed(images))
+    tower, encoded = trainer.model.clip.visual, []
+    encode_images = tower.encode_images
+    monkeypatch.setattr(
+        tower, "encode_images", lambda images, streams: encoded.append(images) or encode_images(images, streams)
+    )
     states = random.getstate(), np.random.get_state()[2], torch.get_rng_state().tolist()
     trainer.before_train()
     assert states == (random.getstate(), np.random.get_state()[2], torch.get_rng_state().tolist())
@@ -288,6 +295,27 @@ def test_training_without_augmentation_reads_each_image_once_and_learns_the_same
         assert len(of_training) == len(train_images) * (1 if folder else 3)
     for image, kept in zip(*learned, strict=True):
         torch.testing.assert_close(kept, image, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ZeroshotCLIP", "CoOp", "SOTGLP", "TCP", "TipAdapterF"])
+def test_a_run_on_kept_features_never_loads_the_image_tower(name, build, monkeypatch):
+    pairs = ["INPUT.TRANSFORMS", "('normalize',)", "OPTIM.MAX_EPOCH", "2"]
+    pairs += ["TRAINER.TCP.BLOCK", "1"] * (name == "TCP")
+    first = build(name, *pairs)
+    first.train()
+    monkeypatch.setattr(backbones, "image_tower", lambda name: pytest.fail("the image tower is loaded"))
+    trainer = build(name, *pairs)
+    trainer.train()
+    assert not list(trainer.model.clip.visual.parameters())
+    assert trainer.evaluator.results == first.evaluator.results
+
+
+def test_features_of_a_tower_that_a_method_may_have_changed_are_not_kept(build, tmp_path):
+    trainer = build()
+    with torch.no_grad():
+        trainer.model.clip.visual.transformer.resblocks[0].mlp.c_fc.bias += 1
+    trainer.test()
+    assert not (tmp_path / "features").exists()
 
 
 def test_augmented_training_reads_images_at_each_step(build):

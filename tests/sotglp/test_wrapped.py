@@ -42,6 +42,26 @@ def test_features_and_logits_are_open_clips(family):
     assert isinstance(clip, CausalCLIP) == (kind not in ("SigLIP", "SigLIP 2", "MobileCLIP 2"))
 
 
+def test_an_image_tower_in_its_file_is_the_same_one(family):
+    _, name, _, _ = family
+    clip, state = load_clip(name), torch.get_rng_state()
+    torch.manual_seed(5)
+    stored = load_clip(name, images=False).visual
+    torch.set_rng_state(state)
+    for fact in ("image_size", "n_patches", "streams", "settings"):
+        assert getattr(stored, fact) == getattr(clip.visual, fact)
+    assert not list(stored.parameters()), "nothing is loaded yet"
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        stored(images(), next(iter(stored.streams), None))
+    assert torch.equal(torch.get_rng_state(), state), "the random numbers of a run stay the same"
+    for stream in (None, *stored.streams):
+        torch.testing.assert_close(stored(images(), stream), clip.visual(images(), stream), rtol=0, atol=0)
+        tokens = stored(images(), stream)[0]
+        torch.testing.assert_close(stored.to_joint(tokens), clip.visual.to_joint(tokens), rtol=0, atol=0)
+    assert not any(parameter.requires_grad or parameter.is_inference() for parameter in stored.parameters())
+    assert not stored.opened
+
+
 def test_prompts_of_words_are_sentences(family):
     """Learned contexts that hold a sentence's words give open_clip's feature of the sentence: padding counts."""
     _, name, model, ids = family
@@ -143,6 +163,8 @@ def test_other_sizes_of_images_as_open_clip_interpolates(kind, small):  # noqa: 
     name, model, _ = small(kind)
     clip = load_clip(f"{name}@48")
     assert clip.visual.image_size == 48 and clip.visual.n_patches == 36
+    stored = load_clip(f"{name}@48", images=False).visual
+    assert stored.image_size == 48 and stored.n_patches == 36
     if kind == "MetaCLIP":
         larger = open_clip.CLIP(
             32, dict(image_size=48, layers=3, width=48, head_width=24, patch_size=8), {**TEXT}, True
