@@ -1,8 +1,10 @@
 """What all commands share: the argument parser, errors in one line, exit codes."""
 
 import argparse
+import atexit
 import contextlib
 import functools
+import gc
 import os
 import sys
 import warnings
@@ -87,6 +89,9 @@ def command(main):
 
     @functools.wraps(main)
     def run(argv=None):
+        # Otherwise Python looks for cycles among all objects of torch before it exits, which takes a second or more.
+        atexit.unregister(gc.freeze)
+        atexit.register(gc.freeze)
         try:
             with one_line_warnings():
                 return main(argv) or 0
