@@ -117,7 +117,7 @@ def name_of(images: np.ndarray) -> str:
     return hashlib.sha256(images.tobytes()).hexdigest()[:16]
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def encode(
     images: Images,
     numbers: Iterable[int],
