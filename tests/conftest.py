@@ -116,6 +116,18 @@ def gpu(monkeypatch):
     return torch.device("cuda")
 
 
+@pytest.fixture(scope="session")
+def python():
+    """Path of a program that stands for python and starts in no time (warm_python.py), with one thread."""
+    from warm_python import warm_python
+
+    from scripts.processes import MALLOC
+
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    with warm_python({**environment, **MALLOC, "OMP_NUM_THREADS": "1"}) as program:
+        yield program
+
+
 @pytest.fixture(scope="session", autouse=True)
 def few_words():
     """NegLabel's candidates are every 50th word; the pages in docs/ take all."""

@@ -5,7 +5,6 @@ import os
 import random
 import signal
 import socket
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -168,12 +167,12 @@ def test_two_processes_go_on_together_where_features_cannot_be_kept(start, tmp_p
 
 
 @pytest.mark.slow
-def test_torchrun_starts_it_and_refuses_what_trains_alone(squares_root, tmp_path):
+def test_torchrun_starts_it_and_refuses_what_trains_alone(squares_root, tmp_path, python):
     arguments = [*TRAINERS["SOTGLP"], *COMMON, "DATASET.ROOT", str(squares_root), "OPTIM.MAX_EPOCH", "1"]
     settings = {**os.environ, "OMP_NUM_THREADS": "1"}
     program = "import sys; sys.path[:0] = ['tests', '.']; import conftest, train; sys.exit(train.main())"
     (tmp_path / "with_squares.py").write_text(program)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    torchrun = [str(python), "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*torchrun, str(tmp_path / "with_squares.py"), *arguments, "OUTPUT_DIR", str(tmp_path / "run")]
     ended = complete(command, env=settings)
     assert ended.returncode == 0, ended.stderr[-3000:]
