@@ -14,6 +14,8 @@ COMMANDS = {
     "module": ["-m", "package.shows", "--flag"],
     "script": ["package/shows.py", "--flag"],
     "flags": ["-X", "dev", "-c", SHOW],
+    "message": ["-c", "import atexit, sys; atexit.register(print, 'the last'); sys.exit('wrong')"],
+    "thread": ["-c", "import threading; threading.Timer(0.1, print, ['later']).start()"],
     "error": ["-c", "import no_such_module"],
     "signal": ["-c", "import os; os.abort()"],
     "path": ["-c", "import elsewhere; print(elsewhere.__file__)"],

@@ -6,6 +6,7 @@ imported anew. Processes that it starts by `sys.executable` are such forks too. 
 its fork, so tests that kill start python itself.
 """
 
+import atexit
 import contextlib
 import fcntl
 import gc
@@ -134,10 +135,35 @@ def run(program, words):
         runpy.run_path(kind, run_name="__main__")
 
 
+class Exit:
+    """Ends a fork once all else that was registered for its exit is done.
+
+    Python would take its modules apart, and so copy what the fork shares with the server: half a second.
+    """
+
+    code = 0
+
+    def __init__(self):
+        atexit.register(self)  # the first that is registered is called last
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        code = error.code if kind is SystemExit else kind and 1
+        self.code = code if isinstance(code, int) else int(code is not None)
+
+    def __call__(self):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(self.code & 0xFF)
+
+
 if __name__ == "__main__":
     if sys.argv[2] == "--":
         code = ask(sys.argv[1], sys.argv[3:])
         if code < 0:
             os.kill(os.getpid(), -code)
         sys.exit(code)
-    run(sys.argv[2], serve(sys.argv[1]))
+    with Exit():
+        run(sys.argv[2], serve(sys.argv[1]))
