@@ -15,6 +15,7 @@ COMMANDS = {
     "script": ["package/shows.py", "--flag"],
     "flags": ["-X", "dev", "-c", SHOW],
     "message": ["-c", "import atexit, sys; atexit.register(print, 'the last'); sys.exit('wrong')"],
+    "closed": ["-c", "import sys; print('said'); sys.stdout = open('log', 'w'); sys.stdout.close()"],
     "thread": ["-c", "import threading; threading.Timer(0.1, print, ['later']).start()"],
     "error": ["-c", "import no_such_module"],
     "signal": ["-c", "import os; os.abort()"],

@@ -154,8 +154,9 @@ class Exit:
         self.code = code if isinstance(code, int) else int(code is not None)
 
     def __call__(self):
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+            with contextlib.suppress(ValueError):  # it is closed
+                stream.flush()
         os._exit(self.code & 0xFF)
 
 

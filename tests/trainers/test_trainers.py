@@ -128,8 +128,8 @@ def test_an_ensemble_of_templates_is_another_zero_shot_clip(train):
 
 @pytest.mark.slow
 def test_sotglp_learns(train):
-    """Less than a minute of training beats the zero-shot CLIP."""
-    options = ["DATASET.NUM_SHOTS", "16", "OPTIM.MAX_EPOCH", "15", "OPTIM.NAME", "sgd", "OPTIM.LR", "0.05"]
+    """Some seconds of training beats the zero-shot CLIP."""
+    options = ["DATASET.NUM_SHOTS", "16", "OPTIM.MAX_EPOCH", "4", "OPTIM.NAME", "sgd", "OPTIM.LR", "0.1"]
     zero_shot = train("ZeroshotCLIP", "zero_shot", "--eval-only", options=[])["metrics"]["accuracy"]
     assert zero_shot > 15  # of 10 classes
     assert train("SOTGLP", "sotglp", options=options)["metrics"]["accuracy"] > zero_shot + 5
