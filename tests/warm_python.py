@@ -3,12 +3,11 @@
 `warm_python()` gives the path of a program that stands for `python`. It hands its command line, environment, folder
 and open files to a server, which forks; the fork runs the command line as python does, with modules of the project
 imported anew. Processes that it starts by `sys.executable` are such forks too. A signal to the program does not reach
-its fork, so tests that kill start python itself.
+its fork, so tests that kill start python itself, as do those of what is imported.
 """
 
 import atexit
 import contextlib
-import fcntl
 import gc
 import importlib
 import json
@@ -25,7 +24,7 @@ from pathlib import Path
 from types import ModuleType
 
 LIBRARIES = ("torch", "torchvision", "open_clip", "torch.utils.tensorboard", "sklearn.linear_model", "sklearn.metrics")
-FREE = 500  # files get numbers from here on before they get those that they had in the program
+FREE = 500  # a program's files have numbers from here on before they get those that they had
 
 
 @contextlib.contextmanager
@@ -103,7 +102,7 @@ def serve(listener):
             _, status = os.waitpid(process, 0)
             connection.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
             os._exit(0)
-    moved = [fcntl.fcntl(number, fcntl.F_DUPFD, FREE) for number in received]
+    moved = [os.dup2(number, FREE + i) for i, number in enumerate(received)]
     for number in received:
         os.close(number)
     for number, place in zip(moved, request["files"], strict=True):
