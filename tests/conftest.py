@@ -10,10 +10,12 @@ import os
 import os.path as osp
 import shutil
 import signal
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
@@ -103,6 +105,18 @@ class Tiny(TrainerX):
 pytest.register_assert_rewrite("loops", "processes", "small_runs")  # helpers of tests, which assert too
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Put files that take long first, so that no worker of xdist ends long after another.
+
+    First come the tests on Slurm, which mostly wait, beside those of the pages, which use every core.
+    """
+    weights = Counter(item.path.name for item in items)
+    weights.update(item.path.name for item in items if item.get_closest_marker("slow") for _ in range(10))
+    weights |= {name: 10**6 for name in ("test_slurm.py", "test_docs.py")}
+    items.sort(key=lambda item: -weights[item.path.name])
+
+
 @pytest.fixture
 def gpu(monkeypatch):
     """Shows the GPUs to a test and its processes; without one the test is skipped."""
@@ -114,6 +128,18 @@ def gpu(monkeypatch):
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", VISIBLE)
     return torch.device("cuda")
+
+
+@pytest.fixture(scope="session")
+def python():
+    """Path of a program that stands for python and starts in no time (warm_python.py), with one thread."""
+    from warm_python import warm_python
+
+    from scripts.processes import MALLOC
+
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    with warm_python({**environment, **MALLOC, "OMP_NUM_THREADS": "1"}) as program:
+        yield program
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -191,13 +217,26 @@ def trained_runs(tmp_path_factory):
     """{trainer: (its run's folder, scores (n, C) of the test that ended the run, paths of the n test images)}.
 
     Short runs on the embedded Fashion-MNIST. The runs have been moved since, and their data set deleted; the images are
-    copies. One more run, "calibrated", is SOTGLP's with OOD thresholds.
+    copies. One more run, "calibrated", is SOTGLP's with OOD thresholds. The workers of xdist share them.
     """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    moved = folder / "trained_runs"
+    with FileLock(folder / "trained_runs.lock"):
+        if not (moved / "scores.pt").exists():
+            train_runs(moved, *(tmp_path_factory.mktemp(name) for name in ("data", "made")))
+    paths, scores = sorted((moved / "images").iterdir()), torch.load(moved / "scores.pt")
+    runs = {name: (moved / name, of_run[-len(paths) :], paths) for name, of_run in scores.items()}
+    return {**runs, "calibrated": (moved / "calibrated", *runs["SOTGLP"][1:])}
+
+
+def train_runs(moved, root, made):
+    """Write the runs, images and scores of `trained_runs` into the folder `moved`; `root` and `made` are deleted."""
     import sotglp
     import train
 
-    root, made, moved = (tmp_path_factory.mktemp(name) for name in ("data", "made", "moved"))
-    images, runs, process = moved / "images", {}, Classification.process
+    scores, process = {}, Classification.process
     for name, options in {
         "SOTGLP": ["DATALOADER.TEST.BATCH_SIZE", "100", "OPTIM.LR", "0.2"],
         "CoOp": ["TEST.FINAL_MODEL", "best_val"],
@@ -219,14 +258,12 @@ def trained_runs(tmp_path_factory):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Classification, "process", keep)
             assert train.main([*arguments, *options]) == 0
-        if not images.exists():
-            shutil.copytree(root / "fashion_mnist" / "test", images)
+        if not scores:
+            shutil.copytree(root / "fashion_mnist" / "test", moved / "images")
             shutil.copytree(made / name, moved / "calibrated")
             sotglp.load(moved / "calibrated").calibrate()
         shutil.move(made / name, moved / name)
-        runs[name] = [moved / name, torch.cat(batches)]
-    paths = sorted(images.iterdir())
+        scores[name] = torch.cat(batches)
     shutil.rmtree(root)
     shutil.rmtree(made)
-    runs = {name: (run, scores[-len(paths) :], paths) for name, (run, scores) in runs.items()}
-    return {**runs, "calibrated": (moved / "calibrated", *runs["SOTGLP"][1:])}
+    torch.save(scores, moved / "scores.pt")

@@ -64,7 +64,7 @@ def left_behind(paths):
 
 
 @pytest.fixture(scope="module")
-def pages_run(request, tmp_path_factory):
+def pages_run(request, tmp_path_factory, python):
     """{page: future of its process} of the pages that are tested, as many at a time as there are cores.
 
     They run in copies of their own, without a network, and share the unpacked data and the encoded test images.
@@ -73,7 +73,7 @@ def pages_run(request, tmp_path_factory):
     (shared / "data").mkdir()
     environment = {name: value for name, value in os.environ.items() if name not in SETTINGS}
     environment |= {"FEATURES": str(shared / "features"), "OMP_NUM_THREADS": "1"}
-    environment |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment |= {"PATH": f"{python.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"}
     environment |= {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}  # nothing answers there
 
     def run(page):

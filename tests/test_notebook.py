@@ -1,7 +1,6 @@
 """The notebook in docs/ runs in another folder, with the command `sotglp` on the path."""
 
 import os
-import sys
 from pathlib import Path
 
 import nbformat
@@ -13,10 +12,10 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.slow
-def test_the_notebook_goes_from_own_images_to_the_figure(tmp_path, monkeypatch):
+def test_the_notebook_goes_from_own_images_to_the_figure(tmp_path, monkeypatch, python):
     program = tmp_path / "bin" / "sotglp"  # pip's starts the same file
     program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{ROOT / "scripts" / "__main__.py"}" "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec "{python}" "{ROOT / "scripts" / "__main__.py"}" "$@"\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -144,7 +143,7 @@ def link(folder, *names):
 
 
 @pytest.mark.slow
-def test_a_file_dropped_into_trainers_is_found_and_a_broken_one_left_out(arguments, tmp_path):
+def test_a_file_dropped_into_trainers_is_found_and_a_broken_one_left_out(arguments, run_program, tmp_path):
     checkout = tmp_path / "checkout"
     shutil.copytree(ROOT / "trainers", checkout / "trainers", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "tests/thirdparty/length_first.py", checkout / "trainers")
@@ -163,12 +162,16 @@ def test_a_file_dropped_into_trainers_is_found_and_a_broken_one_left_out(argumen
     assert len(seen.splitlines()) < 40
 
 
-def run_program(arguments, folder, **environment):
-    command = [sys.executable, *arguments]
-    environment = {**os.environ, **environment}
-    ran = complete(command, cwd=folder, env=environment)
-    assert ran.returncode == 0, ran.stderr
-    return ran
+@pytest.fixture
+def run_program(python):
+    """Function (arguments of python, folder, variables) -> a program that has succeeded."""
+
+    def run(arguments, folder, **environment):
+        ran = complete([python, *arguments], cwd=folder, env={**os.environ, **environment})
+        assert ran.returncode == 0, ran.stderr
+        return ran
+
+    return run
 
 
 def parsed_accuracy(log, end_signal):
@@ -179,7 +182,7 @@ def parsed_accuracy(log, end_signal):
 
 
 @pytest.mark.slow
-def test_a_whole_repository_runs_on_the_toolbox(squares_root, tmp_path):
+def test_a_whole_repository_runs_on_the_toolbox(squares_root, run_program, tmp_path):
     """Its own train.py, trainers, readers and clip; of this checkout only dassl, found first."""
     repository, packages = tmp_path / "repository", tmp_path / "packages"
     shutil.copytree(ROOT / "tests/thirdparty/repository", repository, ignore=shutil.ignore_patterns("__pycache__"))
@@ -257,7 +260,7 @@ class FashionMNIST(DatasetBase):  # the name of one of ours
 @pytest.mark.parametrize(
     ("file", "name", "node"), [("sotglp", "SOTGLP", {}), ("coop", "CoOp", {"COOP": {"PREC": "fp32"}})]
 )
-def test_ours_run_in_another_repository(file, name, node, squares_root, tmp_path):
+def test_ours_run_in_another_repository(file, name, node, squares_root, run_program, tmp_path):
     """Another repository: its own train.py and readers, our trainer's file, and only dassl and sotglp on the path."""
     (tmp_path / "trainers").mkdir()
     (tmp_path / "trainers" / "__init__.py").touch()

@@ -51,11 +51,12 @@ def command(repository, squares_root):
 
 
 @pytest.fixture(scope="module")
-def run(command):
+def run(command, python):
     """Function (script, classes, folder, pairs) -> the log of a script that ran to its end."""
 
     def run(*arguments):
         words, how = command(*arguments)
+        how["env"] = {**how["env"], "PATH": f"{python.parent}:{how['env']['PATH']}"}
         ran = complete(words, **how)
         assert ran.returncode == 0, ran.stderr
         return ran.stdout

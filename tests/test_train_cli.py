@@ -267,17 +267,17 @@ def sandbox(tmp_path):
     return tmp_path
 
 
-def start(sandbox, arguments):
-    command = [sys.executable, "train.py", *arguments]
+def start(sandbox, arguments, python=sys.executable):
+    command = [python, "train.py", *arguments]
     pipe = subprocess.PIPE
     environment = {**os.environ, "PYTHONPATH": str(sandbox)}
     return subprocess.Popen(command, cwd=sandbox, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
 @pytest.mark.slow
-def test_program_finds_what_was_dropped_in(sandbox, arguments):
-    fine = start(sandbox, arguments)
-    bad = start(sandbox, [*arguments, "--trainer", "Tin", "--output-dir", "bad"])
+def test_program_finds_what_was_dropped_in(sandbox, arguments, python):
+    fine = start(sandbox, arguments, python)
+    bad = start(sandbox, [*arguments, "--trainer", "Tin", "--output-dir", "bad"], python)
     out, err = finish(fine)
     assert (fine.returncode, err) == (0, "")
     assert "=> result" in out

@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -85,8 +84,10 @@ def bring(checkout, name, module, *imported_by_it):
     (checkout / "method.yaml").write_text(block("yaml"), encoding="utf-8")
 
 
-def run(checkout, *arguments):
-    return complete([sys.executable, *arguments], cwd=checkout)
+@pytest.fixture
+def run(checkout, python):
+    """Function (a script and its arguments) -> its process, which has ended."""
+    return lambda *words: complete([python, *words], cwd=checkout)
 
 
 def command_line(name, root, output):
@@ -95,8 +96,8 @@ def command_line(name, root, output):
     return [*common, *flags, *SMALL, *OPTIONS.get(name, []), *options]
 
 
-def test_what_upstream_lacks_does_not_exist_in_the_stand_in(checkout):
-    ran = run(checkout, "lacks.py")
+def test_what_upstream_lacks_does_not_exist_in_the_stand_in(run):
+    ran = run("lacks.py")
     assert ran.returncode == 0, ran.stderr
 
 
@@ -112,11 +113,11 @@ def test_the_pages_file_is_the_recipe():
     assert flatten(yaml.safe_load(block("yaml"))).items() <= ours.items()
 
 
-def test_training_is_the_same_as_on_our_toolbox(checkout, squares_root):
+def test_training_is_the_same_as_on_our_toolbox(run, checkout, squares_root):
     bring(checkout, "SOTGLP", "sotglp")
     learned = []
     for output in ("theirs", "ours"):
-        ran = run(checkout, "train.py", *command_line("SOTGLP", str(squares_root), "run"), "OUTPUT_DIR", output)
+        ran = run("train.py", *command_line("SOTGLP", str(squares_root), "run"), "OUTPUT_DIR", output)
         assert ran.returncode == 0, ran.stderr
         learned.append(load_checkpoint(str(checkout / output / "prompt_learner" / "model.pth.tar-2"))["state_dict"])
         if output == "theirs":
@@ -130,10 +131,10 @@ def test_training_is_the_same_as_on_our_toolbox(checkout, squares_root):
     "key",
     [pytest.param(key, marks=[] if key[0] == "SOTGLP" else pytest.mark.slow, id=key[0]) for key in TABLE],
 )
-def test_a_trainer_does_in_upstreams_checkout_what_the_table_says(key, checkout, squares_root):
+def test_a_trainer_does_in_upstreams_checkout_what_the_table_says(key, run, checkout, squares_root):
     bring(checkout, *key)
     lines = [command_line(key[0], str(squares_root), output) for output in RUNS]
-    ran = run(checkout, "runs.py", json.dumps(lines))
+    ran = run("runs.py", json.dumps(lines))
     assert ran.returncode == 0, ran.stderr
     accuracies = dict(zip(RUNS, of_tests(ran.stdout), strict=True))
     assert accuracies["run"] == accuracies["test"] and accuracies["more"] == accuracies["best"]

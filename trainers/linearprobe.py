@@ -6,7 +6,6 @@ to an eighth of a decade. Images are not augmented, so one epoch is enough.
 """
 
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from dassl.engine import TRAINER_REGISTRY
@@ -71,4 +70,6 @@ class LinearProbe(CLIPTrainer):
 
 def fit(features, labels, decay):
     """Return the logistic regression of features (n, D) and labels (n,)."""
+    from sklearn.linear_model import LogisticRegression  # here, because it takes a second
+
     return LogisticRegression(C=1 / decay, max_iter=1000).fit(features.cpu().numpy(), labels.cpu().numpy())

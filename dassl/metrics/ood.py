@@ -4,7 +4,6 @@ A larger score means more out-of-distribution. Only the order of scores counts.
 """
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 
 def auroc(in_distribution, out):
@@ -20,6 +19,8 @@ def auroc(in_distribution, out):
     Raises:
         ValueError: One of them is empty, has not one dimension, or holds a NaN or infinity.
     """
+    from sklearn.metrics import roc_auc_score  # here, because it takes a second
+
     in_distribution, out = check(in_distribution, "in-distribution"), check(out, "OOD")
     is_out = np.repeat([0, 1], [len(in_distribution), len(out)])
     return 100 * float(roc_auc_score(is_out, np.concatenate([in_distribution, out])))

@@ -11,7 +11,6 @@ from torch import nn
 
 from scripts.conformance.published import Published
 from scripts.conformance.trainers import batch_of, quiet
-from sotglp.clip import count_children
 from sotglp.prompts import tokenize
 from sotglp.templates import DEFAULT
 
@@ -89,16 +88,12 @@ class CLIPLoRA(Published):
         return trainer
 
     def map_of(self, learned, name):
-        """Return the low-rank map of a published name."""
+        """Return the low-rank map of a published name; those of the image tower come first."""
         *tower, _, _, block, _, projection, _ = name.split(".")
-        return learned[int(block) + (0 if tower else self.image_blocks())][projection[0]]
+        return learned[int(block) + (0 if tower else self.image_blocks)][projection[0]]
 
     def place(self, learned, name):
         return self.map_of(learned, name)[1 if name.endswith("A") else 2].weight
-
-    def image_blocks(self):
-        """Return the number of blocks of the image tower, whose maps come first."""
-        return count_children(self.file.clip(), "visual.transformer.resblocks.")
 
     def texts(self, trainer, text):
         return {"text_features": text[:, 0]}
@@ -141,8 +136,7 @@ class TwoSFS(Published):
     def place(self, learned, name):
         *tower, _, _, block, norm, kind = name.split(".")
         image_start, text_start = (self.settings()[f"TRAINER.TWOSFS.{key}_START"] for key in ("IMAGE", "TEXT"))
-        blocks = count_children(self.file.clip(), "visual.transformer.resblocks.")
-        index = int(block) - image_start if tower else blocks - image_start + int(block) - text_start
+        index = int(block) - image_start if tower else self.image_blocks - image_start + int(block) - text_start
         return learned.norms[2 * index + (norm == "ln_2")].get_parameter(kind)
 
     def observe(self, trainer):

@@ -1,6 +1,7 @@
 """What a file of a prompt-learning method holds, and how our trainer computes it."""
 
 import tempfile
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from dassl.engine import TRAINER_REGISTRY
 from scripts.conformance.rows import compare
 from scripts.conformance.trainers import batch_of, build, quiet
+from sotglp.clip import count_children
 from sotglp.prompts import Prompts
 
 
@@ -100,6 +102,11 @@ class Published:
     def clip(self):
         """Return the state dict of the CLIP, in OpenAI's format."""
         return self.file.clip()
+
+    @cached_property
+    def image_blocks(self):
+        """Number of blocks of the image tower; to count them anew for every parameter takes seconds."""
+        return count_children(self.file.clip(), "visual.transformer.resblocks.")
 
     def training_batch(self):
         """Return the batch of each step."""

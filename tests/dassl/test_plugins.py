@@ -43,12 +43,12 @@ def install(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
-def test_a_package_adds_a_trainer_by_declaring_it(install, tmp_path):
+def test_a_package_adds_a_trainer_by_declaring_it(install, tmp_path, python):
     install("someplugin", TRAINER)
     assert plugins.load_plugins() == {} and "Foreign" in TRAINER_REGISTRY.registered_names()
     arguments = ["--trainer", "Foreign", "--output-dir", str(tmp_path / "out"), "TRAINER.FOREIGN.DEPTH", "4"]
     environment = {"PYTHONPATH": str(tmp_path)}
-    done = subprocess.run([sys.executable, "train.py", *arguments], env=environment, capture_output=True, text=True)
+    done = subprocess.run([python, "train.py", *arguments], env=environment, capture_output=True, text=True)
     assert done.stderr == "error: config key TRAINER.FOREIGN.DEPTH must be in [1, 3], got 4\n" and done.returncode == 2
 
 

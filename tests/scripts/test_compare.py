@@ -246,6 +246,11 @@ def test_status_of_every_kind_of_run(environment, capsys):
     assert not any(path.name == "lock" for path in running.iterdir())
 
 
+def owners(folder):
+    """The numbers of the processes that have written theirs into a lock of a run; it is empty before."""
+    return [text.split()[1] for lock in folder.rglob("lock") if (text := lock.read_text())]
+
+
 def rows(out):
     """table.csv without the seconds."""
     with (out / "table.csv").open(newline="") as file:
@@ -263,8 +268,8 @@ def test_a_stopped_comparison_leaves_no_process_and_is_continued(environment, tm
     runs = tmp_path / "stopped" / "fashion_mnist"
     first = runs / "ZeroshotCLIP" / "small_1shots" / "one-template" / "seed1" / "results.json"
     second = runs / "CoOp" / "small_1shots" / "shared-context" / "seed1"
-    wait_for(lambda: first.exists() and (second / "lock").exists(), process)
-    owner = (second / "lock").read_text().split()[1]
+    wait_for(lambda: first.exists() and owners(second), process)
+    (owner,) = owners(second)
     process.send_signal(signal.SIGINT)
     assert "interrupted: 1 of 2 runs are finished" in finish(process)[1]
     assert process.returncode == 130
@@ -287,7 +292,7 @@ def test_a_stopped_comparison_leaves_no_process_and_is_continued(environment, tm
 
 
 @pytest.mark.slow
-def test_a_killed_comparison_takes_its_runs_along(tmp_path):
+def test_a_killed_comparison_takes_its_runs_along(tmp_path, request):
     """Otherwise the same command, started again, would write into the folder of a run that is still going."""
     code = (
         "import subprocess, sys; from scripts.methods import read_methods; from scripts.run import make_runs; "
@@ -296,9 +301,9 @@ def test_a_killed_comparison_takes_its_runs_along(tmp_path):
     )
     settings = {**os.environ, "OUTPUT": str(tmp_path), "DATA": str(tmp_path / "data")}
     process = subprocess.Popen([sys.executable, "-c", code], env=settings, stderr=subprocess.DEVNULL)
-    wait_for(lambda: list(tmp_path.rglob("lock")), process)
-    (lock,) = tmp_path.rglob("lock")
-    owner = lock.read_text().split()[1]
+    request.addfinalizer(process.kill)
+    wait_for(lambda: owners(tmp_path), process)
+    (owner,) = owners(tmp_path)
     process.kill()
     process.wait()
     wait_for(lambda: not Path("/proc", owner).exists())  # the run itself would take hours

@@ -1,6 +1,9 @@
 """All reference numbers hold, and a change in any would be noticed."""
 
 import json
+import multiprocessing
+import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +59,9 @@ def test_they_hold_in_other_ways(way, path):
 
 
 @pytest.mark.slow
-def test_they_hold_in_two_processes():
+def test_they_hold_in_two_processes(python, request):
+    request.addfinalizer(partial(multiprocessing.set_executable, sys.executable))
+    multiprocessing.set_executable(str(python))
     paths = [str(REFERENCE), *(str(BASELINES / f"{name}.npz") for name in ("ProGrad", "CLIP-LoRA", "PLOTPP"))]
     found = ways.in_two_processes(paths)
     assert set(found) == set(paths) and all(row.passed for rows in found.values() for row in rows)

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -32,7 +31,7 @@ def foreign(tmp_path):
 
 
 @pytest.fixture
-def predict(trained_runs, foreign, tmp_path):
+def predict(trained_runs, foreign, tmp_path, python):
     """Function (lines before and after) -> the process that predicts an image from another folder."""
     run, _, paths = trained_runs["SOTGLP"]
     elsewhere = tmp_path / "elsewhere"
@@ -42,7 +41,7 @@ def predict(trained_runs, foreign, tmp_path):
         code = PREDICT.format(before=before, after=after)
         # The packages of others come first; this checkout is found last, as an editable install is.
         environment = {**os.environ, "PYTHONPATH": f"{foreign}:{ROOT}"}
-        command = [sys.executable, "-c", code, str(run), str(paths[0])]
+        command = [python, "-c", code, str(run), str(paths[0])]
         return subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True)
 
     return start
