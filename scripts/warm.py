@@ -4,6 +4,7 @@ import signal
 import warnings
 
 import open_clip  # noqa: F401
+import sklearn.metrics  # noqa: F401
 import torch.utils.tensorboard  # noqa: F401
 
 import train  # noqa: F401

@@ -67,13 +67,14 @@ def left_behind(paths):
 def pages_run(request, tmp_path_factory, python):
     """{page: future of its process} of the pages that are tested, as many at a time as there are cores.
 
-    They run in copies of their own, without a network, and share the unpacked data and the encoded test images.
+    They run in copies of their own, without a network, and share the unpacked data and the encoded test images. Their
+    python is a fork, but for the README's: that page is what a new user types.
     """
     shared = tmp_path_factory.mktemp("shared")
     (shared / "data").mkdir()
     environment = {name: value for name, value in os.environ.items() if name not in SETTINGS}
     environment |= {"FEATURES": str(shared / "features"), "OMP_NUM_THREADS": "1"}
-    environment |= {"PATH": f"{python.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    paths = [python.parent, Path(sys.executable).parent, os.environ["PATH"]]
     environment |= {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}  # nothing answers there
 
     def run(page):
@@ -85,7 +86,8 @@ def pages_run(request, tmp_path_factory, python):
         streams = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
         before = files_in(folder)
         for _ in range(1 + (page.stem in TWICE)):
-            done = complete(["bash", script], 10 * PATIENCE, cwd=folder, env=environment, **streams)
+            path = ":".join(map(str, paths[1:] if page.stem == "README" else paths))
+            done = complete(["bash", script], 10 * PATIENCE, cwd=folder, env={**environment, "PATH": path}, **streams)
             if done.returncode:
                 break
         return done, left_behind(files_in(folder) - before)

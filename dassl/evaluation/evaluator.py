@@ -116,10 +116,13 @@ class Classification(EvaluatorBase):
         Raises:
             UserError: There were no images.
         """
+        from sklearn.metrics import confusion_matrix, f1_score  # here, because it takes a second
+
         if not self._total:
             raise UserError("the split to evaluate has no images")
         accuracy = 100.0 * self._correct / self._total
-        macro_f1 = 100.0 * self._macro_f1()
+        labels = np.unique(self._y_true)
+        macro_f1 = 100.0 * float(f1_score(self._y_true, self._y_pred, average="macro", labels=labels))
         results = OrderedDict(accuracy=accuracy, error_rate=100.0 - accuracy, macro_f1=macro_f1)
         decimals = self.cfg.TEST.DECIMALS
         print(
@@ -144,8 +147,6 @@ class Classification(EvaluatorBase):
                 )
             print(f"* average: {results['perclass_accuracy']:.{decimals}f}%")
         if self.cfg.TEST.COMPUTE_CMAT:
-            from sklearn.metrics import confusion_matrix  # here, because it takes a second
-
             fpath = osp.join(self.cfg.OUTPUT_DIR, "cmat.pt")
             save_tensors(torch.from_numpy(confusion_matrix(self._y_true, self._y_pred, normalize="true")), fpath)
             print(f"Confusion matrix is saved to {fpath}")
@@ -154,12 +155,6 @@ class Classification(EvaluatorBase):
         if self.temperature is not None:
             self.results["temperature"] = self.temperature
         return results
-
-    def _macro_f1(self):
-        """Return the mean over the classes that have images of F1 = 2 hits / (images + predictions) of a class."""
-        images, predictions = Counter(self._y_true), Counter(self._y_pred)
-        hits = Counter(truth for truth, predicted in zip(self._y_true, self._y_pred, strict=True) if truth == predicted)
-        return float(np.mean([2 * hits[label] / (n + predictions[label]) for label, n in images.items()]))
 
     def predictions(self, paths):
         """Return rows of path, class, predicted class and their probabilities; none if paths are missing.
