@@ -56,7 +56,7 @@ setup(
     extras_require={
         "test": [
             "pytest",
-            "pytest-xdist",
+            "pytest-xdist>=3.8",  # --no-loadscope-reorder
             "POT",
             "playwright",
             "statsmodels",
