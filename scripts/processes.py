@@ -1,7 +1,8 @@
 """Start programs in processes that have imported their modules already.
 
 A fork server (multiprocessing) imports torch and the plugins once, and each program runs in a fork of it. It never
-touches a GPU, which could not be used in a fork then. Where there are no forks, on Windows, each program imports them.
+touches a GPU, which could not be used in a fork then. Elsewhere than on Linux each program imports them: Windows has no
+forks, and libraries of macOS, Metal among them, do not work in one.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ from multiprocessing import forkserver
 # By default malloc returns large buffers to the system after each training step, and gets them again in the next: a
 # sixth of a CPU run's time. glibc reads these variables when a process starts.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
-FORKS = "forkserver" in multiprocessing.get_all_start_methods()
+FORKS = sys.platform == "linux"
 
 
 def start(module, arguments, threads=None, errors=None):

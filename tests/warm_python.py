@@ -29,12 +29,12 @@ FREE = 500  # a program's files have numbers from here on before they get those 
 
 @contextlib.contextmanager
 def warm_python(environment):
-    """The path of the program, while the server runs; where there are no forks, that of python.
+    """The path of the program, while the server runs; elsewhere than on Linux that of python.
 
     Args:
         environment: variables of the server, for what libraries read when they are imported.
     """
-    if not hasattr(os, "fork"):
+    if sys.platform != "linux":
         yield Path(sys.executable)
         return
     with tempfile.TemporaryDirectory() as folder:  # of pytest's, whose paths may be too long for a socket
