@@ -189,8 +189,10 @@ BEFORE = list(sys.modules)
 """
 
 
-def test_a_program_starts_warm_with_the_state_of_its_command(tmp_path, monkeypatch):
-    """The fork server has imported what a run needs, and has no GPU; folder and environment are those of now."""
+@pytest.mark.parametrize("forks", [True, False])
+def test_a_program_starts_with_the_state_of_its_command(forks, tmp_path, monkeypatch):
+    """Folder and environment are those of now; the fork server has imported what a run needs, and has no GPU."""
+    monkeypatch.setattr(processes, "FORKS", forks)
     (tmp_path / "probe.py").write_text(PROBE)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -198,7 +200,7 @@ def test_a_program_starts_warm_with_the_state_of_its_command(tmp_path, monkeypat
     process = processes.start("probe", [str(tmp_path / "facts")], 1, tmp_path / "errors")
     assert exit_code(process) == 3
     assert json.loads((tmp_path / "facts").read_text()) == {
-        "imported": ["open_clip", "torch", "trainers"],
+        "imported": ["open_clip", "torch", "trainers"] if forks else [],
         "folder": str(tmp_path),
         "threads": 1,
         "cuda": False,
