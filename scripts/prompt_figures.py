@@ -340,7 +340,7 @@ def draw_summary(of_kinds, path):
         axis.set_title(f"Overlap of prompts, {name}:\n{division.text()}", fontsize=10)
     figure.colorbar(shown, ax=right, shrink=0.85, label="overlap (1: the same patches)")
     number = len(division.overlaps)
-    figure.suptitle(f"{number} image{'s' * (number > 1)}, their predicted classes", fontsize=12)
+    figure.suptitle("1 image, its predicted class" if number == 1 else f"{number} images, their predicted classes")
     figure.supxlabel(WORDS, fontsize=8)
     save(figure, path)
 
