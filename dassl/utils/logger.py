@@ -76,9 +76,11 @@ def setup_logger(output=None):
     """
     if output is None or not is_main():
         return
-    fpath = output if output.endswith((".txt", ".log")) else osp.join(output, "log.txt")
-    if osp.exists(fpath):
-        fpath += time.strftime("-%Y-%m-%d-%H-%M-%S")
+    first = fpath = output if output.endswith((".txt", ".log")) else osp.join(output, "log.txt")
+    while osp.exists(fpath):
+        if fpath != first:  # another log began in this second
+            time.sleep(0.1)
+        fpath = first + time.strftime("-%Y-%m-%d-%H-%M-%S")
     console = sys.stdout
     if isinstance(console, Logger):  # a second call replaces the first
         console.close()

@@ -82,20 +82,21 @@ def test_logger_copies_to_file_and_leaves_the_console_open(tmp_path, capsys):
         assert isinstance(sys.stdout, Logger) and sys.stdout.isatty() is False
         assert sys.stdout.encoding == console.encoding
         assert (tmp_path / "run" / "log.txt").read_text() == "first\n"  # without a flush
-        setup_logger(str(tmp_path / "run"))  # replaces the first and keeps its file
-        print("second")
-        sys.stdout.flush()
-        assert sys.stdout.console is console
+        for text in ("second", "at once"):
+            setup_logger(str(tmp_path / "run"))  # replaces the one before and keeps its file
+            print(text)
+            sys.stdout.flush()
+            assert sys.stdout.console is console
         logger = sys.stdout
     finally:
         sys.stdout = console
     logger.close()
     del logger
     print("third")
-    assert capsys.readouterr().out == "first\nsecond\nthird\n"
+    assert capsys.readouterr().out == "first\nsecond\nat once\nthird\n"
     assert (tmp_path / "run" / "log.txt").read_text() == "first\n"
-    (later,) = (tmp_path / "run").glob("log.txt-*")
-    assert later.read_text() == "second\n"
+    later = [path.read_text() for path in sorted((tmp_path / "run").glob("log.txt-*"))]
+    assert later == ["second\n", "at once\n"]
 
 
 def test_meters():
