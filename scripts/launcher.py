@@ -57,7 +57,7 @@ def show_status(commands, output):
     queue = slurm.Jobs(output)
     jobs = queue.states() if queue.folder.is_dir() and shutil.which("squeue") else {}
     rows = [(command, *state_of(command, jobs.get(slurm.result_of(command)))) for command in commands]
-    print(tabulate(rows, ["run", "state", ""], maxcolwidths=[60, None, 80], disable_numparse=True))
+    print(tabulate(rows, ["run", "state", ""], maxcolwidths=[None, None, 80], disable_numparse=True))
     states = [state for _, state, _ in rows]
     print("\n" + ", ".join(f"{states.count(state)} {state}" for state in unique(states)))
     return 0
