@@ -64,10 +64,8 @@ def trainer_of(folder, cache):
 
 def measure(folder, cache):
     """Return the seconds to build a trainer and to test it, and the GiB that both add to this process at their peak."""
-    import train  # noqa: F401 (the libraries)
-    from dassl.plugins import load_plugins
+    from scripts import warm  # noqa: F401 (the libraries)
 
-    load_plugins()
     before = peak_memory()
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
         start, trainer = seconds_of(lambda: trainer_of(folder, cache))
