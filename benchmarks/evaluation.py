@@ -12,7 +12,6 @@ import contextlib
 import io
 import multiprocessing
 import os
-import resource
 import shutil
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from tabulate import tabulate
 from benchmarks.loading import photographs
 from benchmarks.measure import benchmark_parser, random_clip, seconds_of, write_json
 from dassl.config import compose
-from dassl.utils import command
+from dassl.utils import command, peak_memory
 
 CONFIGS = ("backbones/vit_b16", "trainers/SOTGLP/default", "datasets/image_folder")
 
@@ -64,18 +63,16 @@ def trainer_of(folder, cache):
 
 def measure(folder, cache):
     """Return the seconds to build a trainer and to test it, and the GiB that both add to this process at their peak."""
+    import torch
+
     from scripts import warm  # noqa: F401 (the libraries)
 
-    before = peak_memory()
+    cpu = torch.device("cpu")
+    before = peak_memory(cpu)["process"]
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
         start, trainer = seconds_of(lambda: trainer_of(folder, cache))
         seconds, _ = seconds_of(trainer.test)
-    return start, seconds, peak_memory() - before
-
-
-def peak_memory():
-    """Return the most memory that this process has held so far, in GiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return start, seconds, peak_memory(cpu)["process"] - before
 
 
 @command

@@ -11,7 +11,6 @@ Exit code: 0 done, 2 a mistake of the user, 130 interrupted, 1 a measurement fai
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from unittest.mock import patch
 from tabulate import tabulate
 
 from benchmarks.measure import benchmark_parser, random_clip, write_json
-from dassl.utils import command
+from dassl.utils import command, peak_memory
 
 
 def replace(owner, name, value):
@@ -150,26 +149,19 @@ def measure(kind, args):
 
     with torch.no_grad(), autocast:
         features = model.features(images) if kind == KEPT else None
-    before = peak_memory(on_gpu)
+    held = "gpu" if on_gpu else "process"
+    before = peak_memory(device)[held]
     for _ in range(args.steps):
         start = time.perf_counter()
         losses.append(step())
         seconds.append(time.perf_counter() - start)
-    memory = peak_memory(on_gpu) - before
+    memory = peak_memory(device)[held] - before
     share = None
     if kind != BUDGET:  # a count of operations holds the memory that parts of the prompts would give back
         with FlopCounterMode(display=False) as counter:
             step()
         share = counter.get_total_flops() / min(seconds) / matmul_speed(on_gpu)
     return dict(seconds=min(seconds), memory=memory, peak=before + memory, share=share, loss=losses[0])
-
-
-def peak_memory(on_gpu):
-    """Return the most memory that this process has held so far, in GiB: on a GPU of the GPU's."""
-    import torch
-
-    used = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10
-    return used / 2**30
 
 
 def matmul_speed(on_gpu):

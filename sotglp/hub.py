@@ -44,7 +44,7 @@ def is_plain(architecture: str) -> bool:
     return not any(extra) and isinstance(config["vision_cfg"].get("layers"), int)
 
 
-def from_open_clip(architecture: str, tag: str, name: str, images: bool = True) -> Backbone:
+def from_open_clip(architecture: str, tag: str, name: str, images: bool) -> Backbone:
     """Return a model with the weights of a tag.
 
     Args:

@@ -31,6 +31,7 @@ class EvaluatorBase:
         self.results = {}
 
     def reset(self):
+        """Forget all batches."""
         raise NotImplementedError
 
     def process(self, mo, gt):
