@@ -61,6 +61,8 @@ class OwnReader(Reader):
     def read(self, folder, left_out):
         """Return the lists of Datum of the three splits, or a list of one list that is not split.
 
+        Each reader writes it.
+
         Args:
             folder: DATASET.ROOT.
             left_out: A LeftOut, to which is added what is there and not read.

@@ -71,7 +71,10 @@ class SimpleTrainer(TrainerBase):
         return {"trainer": cfg.TRAINER.NAME, "backbone": cfg.MODEL.BACKBONE.NAME, "classnames": names}
 
     def build_model(self):
-        """Make `self.model` on `self.device`; register what is trained, with its optimizer and schedule."""
+        """Make `self.model` on `self.device`; register what is trained, with its optimizer and schedule.
+
+        Each trainer writes it.
+        """
         raise NotImplementedError
 
     def train(self):

@@ -129,7 +129,7 @@ class TrainerX(SimpleTrainer):
         return done % freq == 0 or done == self.num_batches < freq
 
     def forward_backward(self, batch):
-        """Take a training step; on the last batch of an epoch, call `self.update_lr()`.
+        """Take a training step; on the last batch of an epoch, call `self.update_lr()`. Each trainer writes it.
 
         The last batch is the one with `self.batch_idx + 1 == self.num_batches`.
 

@@ -17,6 +17,8 @@ CALIBRATED = "p_calibrated"  # one more, p_predicted at the learned temperature,
 class EvaluatorBase:
     """Base of the evaluators: it takes the outputs of a test set batch by batch, then computes the results.
 
+    Each evaluator writes `reset`, `process` and `evaluate`.
+
     Attributes:
         results: The results of the last `evaluate()` in plain numbers, strings and containers, as results.json holds
             them. A trainer may add its own.
